@@ -1,0 +1,1 @@
+"""What to run: one file an experiment, importable without JAX."""

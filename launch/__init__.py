@@ -1,0 +1,1 @@
+"""Where an experiment runs: clusters, queues and sweeps. `lm train` needs nothing of this."""

@@ -1,0 +1,1 @@
+"""The command `lm`: one small module per subcommand, dispatched by `lm.cli.main`."""

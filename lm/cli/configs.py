@@ -1,0 +1,79 @@
+"""`--config=FILE.py[:ARGUMENT]` and `--config.a.b=VALUE`: a command line to a `Config`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lm.config import Config, apply_override, from_dict
+from lm.errors import ConfigError, did_you_mean
+
+
+def extract_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes `--config.a.b=v` (or `--config.a.b v`) out of a command line: (rest, [(key, value)]).
+
+    Raises:
+      ConfigError: an override without a value.
+    """
+    rest: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    items = iter(arguments)
+    for item in items:
+        name = item.lstrip("-")
+        if not (item.startswith("-") and name.startswith("config.")):
+            rest.append(item)
+            continue
+        key, equals, value = name.removeprefix("config.").partition("=")
+        if not equals:
+            value = next(items, "")
+            if not value or value.startswith("--"):
+                raise ConfigError(f"{item}: no value given; write {item}=VALUE")
+        overrides.append((key, value))
+    return rest, overrides
+
+
+def load_config(argument: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """The config that `FILE.py[:ARGUMENT]` describes, with overrides applied.
+
+    Raises:
+      ConfigError: no such file, no get_config in it, no such variant, or an invalid config.
+    """
+    values = experiment_values(argument)
+    for key, text in overrides:
+        apply_override(values, key, text)
+    return from_dict(Config, values)
+
+
+def experiment_values(argument: str) -> dict[str, Any]:
+    """The plain nested values an experiment file returns for `FILE.py[:ARGUMENT]`."""
+    name, _, variant = argument.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        hint = ""
+        if path.parent.is_dir():
+            hint = did_you_mean(path.name, (p.name for p in path.parent.glob("*.py")))
+        raise ConfigError(f"--config={argument}: no file {path.absolute()}{hint}")
+    spec = importlib.util.spec_from_file_location(f"lm_experiment_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={argument}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ConfigError(f"--config={argument}: {path} cannot be read: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"--config={argument}: {path} defines no get_config(arg)")
+    try:
+        config = module.get_config(variant)
+    except ValueError as error:
+        raise ConfigError(f"--config={argument}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f"--config={argument}: get_config must return an ml_collections.ConfigDict, not "
+            f"{type(config).__name__}"
+        )
+    return config.to_dict()

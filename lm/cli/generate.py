@@ -1,0 +1,202 @@
+"""`lm generate`: continue a prompt with the model of a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from absl import flags
+
+from lm.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from lm.generate.sampling import SamplingConfig
+    from lm.generate.text import TextCompletion
+    from lm.train.workdir import Run
+
+SUMMARY = "continue a prompt with a trained model"
+EXAMPLES = """
+lm generate --workdir=runs/quickstart --prompt="The function returns"
+lm generate --workdir=runs/quickstart --prompt="Once" --temperature=0.8 --top_p=0.95 --seed=1
+lm generate --workdir=runs/quickstart --prompt=- --temperature=0 --stop=. --json < prompt.txt
+"""
+
+SEPARATOR = "-" * 20
+NEW_TOKENS = 128
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags of `lm generate`."""
+    text, whole, number = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
+    options: dict[str, Any] = {"flag_values": values}
+    text("workdir", None, "folder of the run whose model to use", **options)
+    text(
+        "prompt",
+        None,
+        "text to continue; - reads standard input, '' starts from nothing",
+        **options,
+    )
+    text(
+        "prompt_file",
+        None,
+        "file whose whole text, final newline included, is continued",
+        **options,
+    )
+    whole("max_new_tokens", None, f"most tokens to make (default: {NEW_TOKENS}, or fewer where the "
+          "model's learned positions end earlier)", lower_bound=1, **options)  # fmt: skip
+    number("temperature", 1.0, "logits are divided by it; 0 takes the likeliest token", **options)
+    whole("top_k", None, "sample from the k likeliest tokens only", **options)
+    number("top_p", None, "sample from the likeliest tokens that together have this "
+           "probability, (0, 1]", **options)  # fmt: skip
+    number("min_p", None, "sample from tokens with at least this share of the likeliest "
+           "token's probability, [0, 1]", **options)  # fmt: skip
+    number(
+        "repetition_penalty", 1.0, "above 1 makes tokens of the text so far less likely", **options
+    )
+    whole("num_return_sequences", 1, "completions to make", lower_bound=1, **options)
+    whole("seed", 0, "of the sampling", lower_bound=0, upper_bound=2**32 - 1, **options)
+    flags.DEFINE_multi_string(
+        "stop",
+        [],
+        "end before this string of the completion, taken as it is: the shell writes a newline as "
+        "--stop=$'\\n'; may be repeated",
+        **options,
+    )
+    whole("step", None, "use the checkpoint of this step instead of the newest", **options)
+    flags.DEFINE_bool("json", False, "print one JSON object: {prompt, completions: "
+                      "[{text, tokens, finish_reason}]}", **options)  # fmt: skip
+    flags.mark_flags_as_required(["workdir"], flag_values=values)
+
+
+def run(values: flags.FlagValues, rest: list[str]) -> int:
+    """Reads the prompt, loads the run, prints what follows."""
+    from lm.cli.common import no_positional, use_compilation_cache
+
+    no_positional(rest)
+    prompt = read_prompt(values.prompt, values.prompt_file)
+    use_compilation_cache()
+    from lm.train.workdir import load_run
+
+    sampling = sampling_from(values)
+    run = load_run(Path(values.workdir), values.step)
+    return run_with(run, prompt, sampling, values, sys.stdout)
+
+
+def read_prompt(prompt: str | None, prompt_file: str | None) -> str:
+    """The prompt's text, from the command line, a file or standard input.
+
+    Raises:
+      ConfigError: none given, or both ways at once.
+      UserError: the file cannot be read or is empty, or the text is not UTF-8.
+    """
+    if (prompt is None) == (prompt_file is None):
+        raise ConfigError("give the text to continue either as --prompt=TEXT or as --prompt_file=F")
+    if prompt_file is not None:
+        where = prompt_file
+        try:
+            data = Path(prompt_file).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"could not read --prompt_file={prompt_file}: {error.strerror}"
+            ) from error
+        if not data:
+            raise UserError(
+                f"--prompt_file={prompt_file} is empty; --prompt='' starts from nothing"
+            )
+    elif prompt == "-":
+        where, data = "standard input", sys.stdin.buffer.read()
+    else:
+        assert prompt is not None
+        # Bytes of the command line that are no text arrive as lone surrogates.
+        where, data = "--prompt", prompt.encode("utf-8", "surrogateescape")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"the prompt ({where}) is not UTF-8 text: {error}") from error
+
+
+def sampling_from(values: flags.FlagValues) -> SamplingConfig:
+    """What the flags say about sampling. Raises ConfigError for a value outside its range."""
+    from lm.generate.sampling import SamplingConfig
+
+    return SamplingConfig(
+        temperature=values.temperature,
+        top_k=values.top_k,
+        top_p=values.top_p,
+        min_p=values.min_p,
+        repetition_penalty=values.repetition_penalty,
+    )
+
+
+def default_new_tokens(run: Run, prompt: str) -> int:
+    """How many tokens to make when nobody says: NEW_TOKENS, as far as there are positions."""
+    from lm.generate.text import encode_prompt
+    from lm.model.cache import position_limit
+
+    limit = position_limit(run.config.model)
+    if limit is None:
+        return NEW_TOKENS
+    used = len(encode_prompt(run.tokenizer, prompt, run.config.data))
+    # A prompt that leaves no room at all is refused further on, with the numbers.
+    return max(1, min(NEW_TOKENS, limit - used))
+
+
+def run_with(
+    run: Run, prompt: str, sampling: SamplingConfig, values: flags.FlagValues, out: TextIO
+) -> int:
+    """Prints to `out` what the model of `run` says after `prompt`, a few tokens at a time where
+    there is one completion; a note on speed to stderr."""
+    from lm.generate.text import generate_text
+
+    streaming = values.num_return_sequences == 1 and not values.json
+    echoed = False
+
+    def show(prompt_index: int, sequence: int, text: str) -> None:
+        nonlocal echoed
+        # The prompt comes with the first text, so that an error leaves nothing on stdout.
+        print(text if echoed else prompt + text, end="", flush=True, file=out)
+        echoed = True
+
+    started = time.perf_counter()
+    [completions] = generate_text(
+        run.model,
+        run.params,
+        run.tokenizer,
+        [prompt],
+        sampling=sampling,
+        max_new_tokens=values.max_new_tokens or default_new_tokens(run, prompt),
+        stop=values.stop,
+        seed=values.seed,
+        num_return_sequences=values.num_return_sequences,
+        data=run.config.data,
+        on_text=show if streaming else None,
+    )
+    elapsed = time.perf_counter() - started
+    if streaming:
+        print("" if echoed else prompt, file=out)
+    elif values.json:
+        print(json.dumps(as_json(prompt, completions), ensure_ascii=False), file=out)
+    else:
+        print(f"\n{SEPARATOR}\n".join(prompt + c.text for c in completions), file=out)
+    count = sum(len(c.tokens) for c in completions)
+    print(
+        f"{count} tokens in {elapsed:.2f} s ({count / elapsed:.1f} tokens/s, compilation "
+        f"included), checkpoint step {run.step}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def as_json(prompt: str, completions: Sequence[TextCompletion]) -> dict:
+    """What --json prints."""
+    return {
+        "prompt": prompt,
+        "completions": [
+            {"text": c.text, "tokens": c.tokens, "finish_reason": c.finish_reason}
+            for c in completions
+        ],
+    }

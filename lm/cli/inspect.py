@@ -1,0 +1,61 @@
+"""`lm inspect`: what a run's checkpoint holds, as JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+from absl import flags
+
+SUMMARY = "show a run's step, parameters and digests (JSON on stdout)"
+EXAMPLES = """
+lm inspect --workdir=runs/quickstart
+lm inspect --workdir=runs/quickstart --step=200
+"""
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_integer("step", None, "checkpoint step (else the newest)", flag_values=values)
+    flags.mark_flags_as_required(["workdir"], flag_values=values)
+
+
+def run(values: flags.FlagValues, rest: list[str]) -> int:
+    from lm.cli.common import no_positional
+
+    no_positional(rest)
+    from lm.train.checkpoint import Checkpoints, named_shapes
+    from lm.train.digest import json_digest, tree_digest
+    from lm.train.workdir import CHECKPOINTS, read_config
+
+    workdir = Path(values.workdir)
+    read_config(workdir)
+    checkpoints = Checkpoints(
+        workdir / CHECKPOINTS, report=lambda line: print(line, file=sys.stderr)
+    )
+    fields = ("params", "opt_state", "ema")
+    restored = checkpoints.restore_parts(fields, values.step)
+    params = restored.state["params"]
+    shapes = named_shapes(params)
+    table = [{"name": n, "shape": list(s), "size": math.prod(s)} for n, s in shapes.items()]
+    digests = {
+        "params": tree_digest(params),
+        "optimizer": tree_digest(restored.state["opt_state"]),
+        "data": json_digest(restored.data),
+    }
+    if restored.state["ema"] is not None:
+        digests["ema"] = tree_digest(restored.state["ema"])
+    summary = {
+        "workdir": str(workdir),
+        "step": restored.step,
+        "checkpoints": checkpoints.steps(),
+        "parameters": sum(map(math.prod, shapes.values())),
+        "digests": digests,
+        "data": restored.data,
+        "evaluation": restored.meta["evaluation"],
+        "table": table,
+    }
+    print(json.dumps(summary, indent=2))
+    return 0

@@ -1,0 +1,205 @@
+"""`lm score`: log-probabilities of texts under the model of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from lm.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from lm.evaluate.scoring import Score
+    from lm.train.workdir import Run
+
+SUMMARY = "log-probabilities of texts, or of continuations after contexts"
+EXAMPLES = """
+lm score --workdir=runs/quickstart --input=texts.jsonl --output=scores.jsonl
+echo '{"context": "two and two make", "continuation": " four"}' | lm score --workdir=W --input=-
+
+Each line of the input is {"text": ...} or {"context": ..., "continuation": ...}; other keys are
+ignored. Each line of the output, in the same order, is {"logprob", "tokens", "token_logprobs"}: the
+natural log-probability of the text or of the continuation, the token ids it is the sum over, and
+that of each.
+
+A text's first token is predicted from the token that stood before documents in training (bos or
+eos). Where there was none it is not scored, and `tokens` begins with the second. Context and
+continuation are tokenised together if the context's own tokens begin the result, else separately.
+"""
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags of `lm score`."""
+    options: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_string("workdir", None, "folder of the run whose model to use", **options)
+    flags.DEFINE_string("input", None, "JSON lines to score; - reads standard input", **options)
+    flags.DEFINE_string("output", None, "file for the scores instead of standard output; "
+                        "written only when all lines are scored", **options)  # fmt: skip
+    flags.DEFINE_integer("window_stride", None, "score sequences longer than the training "
+                         "sequences in windows of that length, which move on by this many tokens; "
+                         "without it every token is predicted from all before it, and a sequence "
+                         "beyond the model's learned positions is an error", **options)  # fmt: skip
+    flags.DEFINE_integer("step", None, "use the checkpoint of this step instead of the newest",
+                         **options)  # fmt: skip
+    flags.mark_flags_as_required(["workdir", "input"], flag_values=values)
+
+
+def run(values: flags.FlagValues, rest: list[str]) -> int:
+    """Reads the input, loads the run, writes the scores."""
+    from lm.cli.common import no_positional, use_compilation_cache
+
+    no_positional(rest)
+    check_output(values.output)
+    lines = list(read_lines(values.input))
+    use_compilation_cache()
+    from lm.train.workdir import load_run
+
+    run = load_run(Path(values.workdir), values.step)
+    started = time.perf_counter()
+    scores = score_lines(run, lines, window_stride=values.window_stride)
+    elapsed = time.perf_counter() - started
+    write_scores(scores, values.output)
+    count = sum(len(s.tokens) for s in scores)
+    print(
+        f"{len(scores)} lines, {count} tokens in {elapsed:.2f} s, checkpoint step {run.step}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def read_lines(path: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """(where, {"text"} or {"context", "continuation"}) of each line; where is "file:line".
+
+    Raises:
+      ConfigError: no path.
+      UserError: the file cannot be read, or a line is not what it should be.
+    """
+    if not path:
+        raise ConfigError("--input= names no file: give one of JSON lines, or - (standard input)")
+    try:
+        name = "standard input" if path == "-" else path
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"could not read --input={path}: {error.strerror}") from error
+    if not data:
+        raise UserError(f"{name} is empty: nothing to score")
+    # Split at newlines only: a string may hold other line separators.
+    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n"), 1):
+        where = f"{name}:{number}"
+        if not line.strip():
+            raise UserError(f"{where}: the line is blank; every line must be a JSON object")
+        try:
+            value = json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
+        except ValueError as error:
+            raise UserError(f"{where}: not a JSON line in UTF-8: {error}") from error
+        except RecursionError:
+            raise UserError(f"{where}: not a JSON line to score: nested too deeply") from None
+        yield where, _fields(value, where)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError where a key comes twice: only one could count."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice!r} is given more than once")
+    return value
+
+
+def _fields(value: Any, where: str) -> dict[str, str]:
+    """The form a line is in, checked."""
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
+    pair = {"context", "continuation"}
+    if "text" in value and pair & set(value):
+        raise UserError(f'{where}: give either "text" or "context" and "continuation", not both')
+    if "text" not in value and not pair <= set(value):
+        keys = ", ".join(map(repr, value)) or "none"
+        raise UserError(f'{where}: needs "text", or "context" and "continuation"; its keys: {keys}')
+    names = ("text",) if "text" in value else ("context", "continuation")
+    for name in names:
+        if not isinstance(value[name], str):
+            nested = isinstance(value[name], (list, dict))
+            got = type(value[name]).__name__ if nested else json.dumps(value[name])
+            raise UserError(f'{where}: "{name}" must be a string, not {got}')
+        if name != "context" and not value[name]:
+            raise UserError(f'{where}: "{name}" is empty, there is nothing to score')
+    return {name: value[name] for name in names}
+
+
+def score_lines(
+    run: Run, lines: Sequence[tuple[str, Mapping[str, str]]], *, window_stride: int | None = None
+) -> list[Score]:
+    """Scores of what `read_lines` gives, in order.
+
+    Raises:
+      UserError, ConfigError: see `lm.evaluate.scoring`.
+    """
+    from lm.evaluate import scoring
+    from lm.generate.prompts import start_token
+
+    tokenizer, data = run.tokenizer, run.config.data
+    start = start_token(data, tokenizer)
+    bos = tokenizer.bos_id if data.add_bos else None
+    requests = []
+    for where, line in lines:
+        if "text" in line:
+            requests.append(scoring.text_request(tokenizer, line["text"], start, where))
+        else:
+            requests.append(
+                scoring.continuation_request(
+                    tokenizer, line["context"], line["continuation"], start=start, bos=bos,
+                    where=where,
+                )
+            )  # fmt: skip
+    return scoring.score(
+        run.model, run.params, requests, window=data.sequence_length, stride=window_stride
+    )
+
+
+def check_output(path: str | None) -> None:
+    """What can be known to be wrong with --output before anything is scored.
+
+    Raises:
+      ConfigError: no path.
+      UserError: a folder, or in a folder that is not there.
+    """
+    if path is None:
+        return
+    if not path:
+        raise ConfigError("--output= names no file; leave it out for standard output")
+    if Path(path).is_dir():
+        raise UserError(f"could not write --output={path}: it is a folder")
+    if not Path(path).parent.is_dir():
+        raise UserError(f"could not write --output={path}: {Path(path).parent} is no folder")
+
+
+def write_scores(scores: Iterable[Score], path: str | None) -> None:
+    """JSON lines to `path`, whole or not at all, or to standard output.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    text = "".join(
+        json.dumps({"logprob": s.logprob, "tokens": s.tokens, "token_logprobs": s.token_logprobs})
+        + "\n"
+        for s in scores
+    )
+    if path is None:
+        print(text, end="")
+        return
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"could not write --output={path}: {error.strerror}") from error

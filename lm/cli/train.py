@@ -1,0 +1,50 @@
+"""`lm train`: trains the run that a config describes, or goes on with the one in the workdir."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from lm.cli.common import define_data_root, no_positional, use_compilation_cache
+
+SUMMARY = "train a model from a config; the same command resumes it"
+EXAMPLES = """
+lm train --config=experiments/quickstart.py --workdir=runs/quickstart
+lm train --config=experiments/nanogpt/shakespeare_char.py:cpu --workdir=runs/s --data_root=DIR
+lm train --config=experiments/quickstart.py --workdir=runs/b --config.optimizer.learning_rate=1e-3
+"""
+
+
+def define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "config",
+        None,
+        "experiment file, FILE.py or FILE.py:VARIANT; --config.a.b=VALUE overrides a key",
+        flag_values=values,
+    )
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    define_data_root(values)
+    flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
+
+
+def run(values: flags.FlagValues, rest: list[str], overrides: list[tuple[str, str]]) -> int:
+    from lm.cli.configs import load_config
+    from lm.data.roots import cache_root
+
+    no_positional(rest)
+    config = load_config(values.config, overrides)
+    use_compilation_cache()
+
+    from lm.train.setup import train
+    from lm.train.workdir import run_data_root
+
+    workdir = Path(values.workdir)
+    return train(
+        config,
+        workdir,
+        data_root=run_data_root(workdir, values.data_root),
+        cache_dir=cache_root(),
+        command=sys.argv,
+    )

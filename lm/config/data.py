@@ -1,0 +1,179 @@
+"""What is read: sources, cleaning, tokenizers, packing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Union
+
+from lm.config.checks import at_least, check, positive
+from lm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class CleanConfig:
+    """Cleaning of documents before tokenising; what it changed and dropped is counted and reported.
+
+    `control_characters` "remove" drops category Cc except tab and newline; "\\r\\n" and whatever
+    else ends or breaks a line (CR, VT, FF, NEL) becomes "\\n".
+    """
+
+    normalization: Literal["none", "NFC", "NFKC"] = "none"
+    control_characters: Literal["keep", "remove"] = "keep"
+    deduplicate: bool = False
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """What every source has: its weight in a mixture, its cleaning, and the part of it to read.
+
+    `fraction` (begin, end) is a part of the source's characters in order: (0.0, 0.9) and
+    (0.9, 1.0) split a corpus, and a document on the boundary is cut there.
+    """
+
+    weight: float = 1.0
+    fraction: tuple[float, float] = (0.0, 1.0)
+    clean: CleanConfig = CleanConfig()
+
+    def __post_init__(self) -> None:
+        begin, end = self.fraction
+        if not 0.0 <= begin < end <= 1.0:
+            raise ConfigError(f"fraction must satisfy 0 <= begin < end <= 1, not {self.fraction}")
+        positive(self, "weight")
+
+
+@dataclass(frozen=True)
+class TextFiles(SourceConfig):
+    """Plain text below the data root: globs, gzip by the ending .gz.
+
+    A document is a whole file, a line (ended by "\\n" or "\\r\\n"), or a paragraph (separated by
+    blank lines).
+    """
+
+    paths: tuple[str, ...] = ()
+    document: Literal["file", "line", "paragraph"] = "file"
+    kind: Literal["text"] = "text"
+
+
+@dataclass(frozen=True)
+class JsonlFiles(SourceConfig):
+    """One JSON object a line; the document is the string under `field`."""
+
+    paths: tuple[str, ...] = ()
+    field: str = "text"
+    kind: Literal["jsonl"] = "jsonl"
+
+
+@dataclass(frozen=True)
+class TsvFiles(SourceConfig):
+    """Tab-separated lines; the document is column `column` (a number from 0, or a name in the
+    header)."""
+
+    paths: tuple[str, ...] = ()
+    column: int | str = 0
+    header: bool = False
+    kind: Literal["tsv"] = "tsv"
+
+
+@dataclass(frozen=True)
+class Embedded(SourceConfig):
+    """The documentation inside the running Python: ~2 MB of English that needs no download."""
+
+    kind: Literal["embedded"] = "embedded"
+
+
+@dataclass(frozen=True)
+class TfdsDataset(SourceConfig):
+    """A dataset that TFDS has prepared (as ArrayRecord), below the data root or
+    `~/tensorflow_datasets`."""
+
+    name: str = ""
+    split: str = "train"
+    field: str = "text"
+    kind: Literal["tfds"] = "tfds"
+
+
+Source = Union[TextFiles, JsonlFiles, TsvFiles, Embedded, TfdsDataset]
+
+
+@dataclass(frozen=True)
+class ByteTokenizer:
+    """UTF-8 bytes 0-255, then <pad> 256, <bos> 257, <eos> 258. Every text round-trips exactly."""
+
+    kind: Literal["byte"] = "byte"
+
+
+@dataclass(frozen=True)
+class CharacterTokenizer:
+    """One token a Unicode character, the characters of the training sources in code-point order.
+
+    It has no <eos> (set data.add_eos=False) and no <unk>: a character it has not seen is an error.
+    """
+
+    path: str | None = None
+    kind: Literal["character"] = "character"
+
+
+@dataclass(frozen=True)
+class BPETokenizer:
+    """Byte-level BPE (GPT-2). Trained to `vocab_size` on the training sources, or loaded from
+    `path`: a tokenizer.json, or a folder with it or with GPT-2's encoder.json and vocab.bpe."""
+
+    path: str | None = None
+    vocab_size: int | None = None
+    kind: Literal["bpe"] = "bpe"
+
+
+@dataclass(frozen=True)
+class WordPieceTokenizer:
+    """WordPiece (BERT). Trained to `vocab_size`, or loaded from `path`: vocab.txt or
+    tokenizer.json."""
+
+    path: str | None = None
+    vocab_size: int | None = None
+    lowercase: bool = True
+    kind: Literal["wordpiece"] = "wordpiece"
+
+
+@dataclass(frozen=True)
+class SentencePieceTokenizer:
+    """SentencePiece, unigram or BPE. Trained to `vocab_size`, or loaded from `path`: a .model."""
+
+    path: str | None = None
+    vocab_size: int | None = None
+    model_type: Literal["unigram", "bpe"] = "unigram"
+    kind: Literal["sentencepiece"] = "sentencepiece"
+
+
+TokenizerConfig = Union[
+    ByteTokenizer, CharacterTokenizer, BPETokenizer, WordPieceTokenizer, SentencePieceTokenizer
+]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how documents become rows of `sequence_length` tokens.
+
+    `packing`: "stream" joins the documents of an epoch in shuffled order and cuts the stream into
+    rows; "first_fit" puts whole documents (cut only where longer than a row) into rows; "none"
+    gives each piece of a document its own row. `segments`: attention and positions stop at
+    document boundaries, and no token is predicted across one ("stream" only; the other two
+    always do). `add_bos` and `add_eos` put the tokenizer's tokens around every document.
+    """
+
+    train: Mapping[str, Source]
+    tokenizer: TokenizerConfig
+    sequence_length: int
+    validation: Mapping[str, Source] = field(default_factory=dict)
+    packing: Literal["stream", "first_fit", "none"] = "stream"
+    segments: bool = False
+    shuffle: bool = True
+    add_bos: bool = False
+    add_eos: bool = True
+    read_threads: int = 2
+    prefetch: int = 16
+
+    def __post_init__(self) -> None:
+        check(len(self.train) > 0, "data.train names no source")
+        at_least(self, 1, "sequence_length")
+        at_least(self, 0, "read_threads", "prefetch")

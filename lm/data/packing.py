@@ -1,0 +1,239 @@
+"""Which tokens make up which row: plans from the documents' lengths alone, addressable by index.
+
+A row has T positions. A piece is a part of a document; `lookahead` is how many tokens beyond its
+positions a piece needs (1 where the next token is predicted). A plan has the same number of rows in
+every epoch, so row r of the run is row r % rows of epoch r // rows and any step starts at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from jaxtyping import Int
+
+from lm.errors import UserError
+
+# Tell apart the random streams of one epoch.
+_DOCUMENTS, _ROWS, _PHASE = 0, 1, 2
+# Rows that first fit keeps open: as many as fill rows to a few parts in a thousand on prose.
+OPEN_ROWS = 64
+
+
+Made = TypeVar("Made")
+
+
+class _Epochs(Generic[Made]):
+    """What is made for an epoch, kept for the last two, as rows of both are read at its end.
+
+    One thread makes it and the others wait: lru_cache alone would have each make it.
+    """
+
+    def __init__(self, make: Callable[[int], Made]) -> None:
+        self._make = lru_cache(maxsize=2)(make)
+        self._lock = threading.Lock()
+
+    def __call__(self, epoch: int) -> Made:
+        with self._lock:
+            return self._make(epoch)
+
+
+def _numbers(count: int) -> Int[np.ndarray, "count"]:
+    """0 to count - 1, in four bytes where they do."""
+    return np.arange(count, dtype=np.uint32 if count <= 1 << 32 else np.int64)
+
+
+class Piece(NamedTuple):
+    """Tokens [begin, end) of a document, lookahead included."""
+
+    document: int
+    begin: int
+    end: int
+
+
+class Plan(Protocol):
+    """The rows of an epoch. Of rows * T positions, `positions` hold a token; `left_out` are those
+    of the corpus that an epoch has no row for; `joined`: a row's pieces are one text."""
+
+    rows: int
+    positions: int
+    left_out: int
+    joined: bool
+
+    def pieces(self, epoch: int, row: int) -> list[Piece]:
+        """The pieces of a row, in order."""
+        ...
+
+
+class StreamPlan:
+    """Documents one after another, cut every T positions.
+
+    Training (`wrap`): an epoch joins the documents in an order of its own into a ring and cuts it
+    into floor(L / T) rows from a random phase on, so that each token is predicted once but for
+    L mod T, which differ from epoch to epoch; rows come in random order. Without `shuffle` all
+    orders are the documents' own and the phase is 0. Evaluation (not `wrap`): the rows in order,
+    the last one as short as it is, every position once.
+
+    `joined`: a row is one text across documents, L is all tokens, and its last target may be the
+    ring's next token. Otherwise each document's part is a piece with its own lookahead; the last
+    `lookahead` tokens of a document are targets but not positions, so L is less by that much.
+
+    UserError for a corpus that does not fill a row, or has nothing to predict.
+    """
+
+    def __init__(
+        self,
+        lengths: Int[np.ndarray, "documents"],
+        *,
+        row_length: int,
+        lookahead: int,
+        joined: bool,
+        shuffle: bool,
+        wrap: bool,
+        seed: tuple[int, ...],
+    ) -> None:
+        assert wrap or not shuffle, "evaluation reads the rows in order"
+        self.joined, self._shuffle, self._wrap, self._seed = joined, shuffle, wrap, seed
+        self._row_length, self._lookahead = row_length, lookahead
+        self._lengths = lengths if joined else np.maximum(lengths - lookahead, 0)
+        total = int(self._lengths.sum())
+        positions = total if wrap or not joined else max(total - lookahead, 0)
+        if wrap and total < row_length + lookahead * joined:
+            raise UserError(
+                f"too little text: {int(lengths.sum())} tokens in {len(lengths)} documents, but a "
+                f"row of sequence_length={row_length} takes {row_length + lookahead}; use more "
+                "text or shorter rows"
+            )
+        if not positions:
+            raise UserError(
+                f"too little text: {int(lengths.sum())} tokens in {len(lengths)} documents, but "
+                f"the least is {lookahead + 1}{'' if joined else ' in one of them'}; use more text"
+            )
+        self.rows = positions // row_length if wrap else -(-positions // row_length)
+        self.positions = self.rows * row_length if wrap else positions
+        self.left_out = positions - self.positions
+        self._epoch = _Epochs(self._make_epoch)
+
+    def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        documents, rows, phase = _numbers(len(self._lengths)), _numbers(self.rows), 0
+        if self._shuffle:
+            documents = np.random.default_rng([*self._seed, epoch, _DOCUMENTS]).permutation(
+                documents
+            )
+            rows = np.random.default_rng([*self._seed, epoch, _ROWS]).permutation(rows)
+            # A run of one document would otherwise be cut at the same places in every epoch.
+            phase = int(
+                np.random.default_rng([*self._seed, epoch, _PHASE]).integers(self._row_length)
+            )
+        return documents, np.cumsum(self._lengths[documents]), rows, phase
+
+    def pieces(self, epoch: int, row: int) -> list[Piece]:
+        documents, ends, rows, phase = self._epoch(epoch)
+        begin = phase + int(rows[row]) * self._row_length
+        count = self._row_length
+        if not self._wrap:
+            count = min(count, self.positions - begin)
+        count += self._lookahead * self.joined
+        beyond = 0 if self.joined else self._lookahead
+        found: list[Piece] = []
+        place = int(np.searchsorted(ends, begin, side="right"))
+        while count:
+            document = int(documents[place])
+            length = int(self._lengths[document])
+            inside = begin - (int(ends[place]) - length)
+            taken = min(count, length - inside)
+            if taken:
+                found.append(Piece(document, inside, inside + taken + beyond))
+            count -= taken
+            begin = int(ends[place])
+            place += 1
+            if place == len(documents):
+                place = begin = 0
+        return found
+
+
+class BinPlan:
+    """Pieces that each keep to one row: documents, cut every T positions where longer.
+
+    "first_fit" puts each piece into the first of the open rows with room for it; "none" gives it a
+    row of its own. Which pieces share a row is settled once, in an order drawn from the seed, since
+    they do not see each other; with `shuffle` an epoch puts the rows in an order of its own.
+    UserError where no document is longer than `lookahead`.
+    """
+
+    joined = False
+    left_out = 0
+
+    def __init__(
+        self,
+        lengths: Int[np.ndarray, "documents"],
+        *,
+        row_length: int,
+        lookahead: int,
+        packing: Literal["first_fit", "none"],
+        shuffle: bool,
+        seed: tuple[int, ...],
+    ) -> None:
+        self._shuffle, self._seed, self._lookahead = shuffle, seed, lookahead
+        order = _numbers(len(lengths))
+        if shuffle:
+            order = np.random.default_rng([*seed, 0, _DOCUMENTS]).permutation(order)
+        inputs = np.maximum(lengths[order] - lookahead, 0)
+        self.positions = int(inputs.sum())
+        if not self.positions:
+            raise UserError(
+                f"too little text: none of the {len(lengths)} documents is longer than "
+                f"{lookahead} token; use more text, or packing='stream' without segments"
+            )
+        counts = -(-inputs // row_length)
+        document = np.repeat(order, counts)
+        inputs = np.repeat(inputs, counts)
+        begins = (
+            np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
+        ) * row_length
+        sizes = np.minimum(inputs - begins, row_length)
+        bins = first_fit(sizes, row_length) if packing == "first_fit" else np.arange(len(sizes))
+        by_row = np.argsort(bins, kind="stable")
+        self._pieces = np.stack([document, begins, begins + sizes + lookahead], axis=1)[by_row]
+        self._bounds = np.concatenate([[0], np.cumsum(np.bincount(bins))])
+        self.rows = len(self._bounds) - 1
+        self._epoch = _Epochs(self._make_epoch)
+
+    def _make_epoch(self, epoch: int) -> np.ndarray:
+        rows = _numbers(self.rows)
+        if self._shuffle:
+            rows = np.random.default_rng([*self._seed, epoch, _ROWS]).permutation(rows)
+        return rows
+
+    def pieces(self, epoch: int, row: int) -> list[Piece]:
+        row = int(self._epoch(epoch)[row])
+        return [Piece(*p) for p in self._pieces[self._bounds[row] : self._bounds[row + 1]].tolist()]
+
+
+def first_fit(
+    sizes: Int[np.ndarray, "pieces"], capacity: int, open_rows: int = OPEN_ROWS
+) -> Int[np.ndarray, "pieces"]:
+    """The row of each piece: the first open one with room, else a new one, for which the fullest of
+    `open_rows` is closed. Linear in the number of pieces."""
+    rows = np.empty(len(sizes), np.int64)
+    room: list[int] = []
+    numbers: list[int] = []
+    opened = 0
+    for index, size in enumerate(sizes.tolist()):
+        slot = next((slot for slot, left in enumerate(room) if left >= size), -1)
+        if slot < 0:
+            if len(room) == open_rows:
+                fullest = min(range(open_rows), key=room.__getitem__)
+                del room[fullest], numbers[fullest]
+            slot = len(room)
+            room.append(capacity)
+            numbers.append(opened)
+            opened += 1
+        rows[index] = numbers[slot]
+        room[slot] -= size
+        if not room[slot]:
+            del room[slot], numbers[slot]
+    return rows

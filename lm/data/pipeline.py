@@ -1,0 +1,239 @@
+"""The way in: a `DataConfig` to batches, each a pure function of the seed and the step."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lm import config as configs
+from lm.config import DataConfig, Source
+from lm.data.packing import BinPlan, Plan, StreamPlan
+from lm.data.rows import Mixture, Prepare, Rows, seed_of, share, stack
+from lm.data.store import DocumentStore, document_store
+from lm.data.tokenizer import Tokenizer, build_tokenizer
+from lm.data.tokens import TokenStore, texts, token_store
+from lm.data.validation import ValidationSplit
+from lm.errors import EXIT_PREEMPTED, ConfigError, UserError
+from lm.types import Features
+
+# Steps that an iterator can serve: no run gets there.
+_FOREVER = 1 << 60
+# Readings of one source in an epoch that deserve a note.
+_MANY_PASSES = 10
+
+
+def prepare_dataset(
+    config: DataConfig,
+    *,
+    vocab_size: int | None,
+    prepare: Prepare,
+    lookahead: int,
+    seed: int,
+    data_root: Path,
+    cache_dir: Path,
+    tokenizer: Tokenizer | None = None,
+) -> Dataset:
+    """Reads, cleans, tokenises and plans; what the cache has is not made again.
+
+    `prepare` and `lookahead` are the objective's. `tokenizer` is the one of a run that goes on;
+    without it one is built from the training sources. `vocab_size` is the model's, if there is one.
+    Errors name the source: UserError for missing, damaged or too little data, ConfigError for
+    settings that do not go together.
+    """
+    documents = _documents(config, data_root, cache_dir)
+    if tokenizer is None:
+        tokenizer = _tokenizer(config, documents, data_root, cache_dir)
+    if vocab_size is not None and tokenizer.vocab_size > vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocab_size is "
+            f"{vocab_size}: set model.vocab_size to at least {tokenizer.vocab_size}"
+        )
+
+    def rows(split: str, name: str, source: Source) -> Rows:
+        with _named(split, name):
+            store = token_store(
+                documents[split, name], source.fraction, tokenizer, add_bos=config.add_bos,
+                add_eos=config.add_eos, cache_dir=cache_dir, name=name,
+            )  # fmt: skip
+            own_seed = seed_of(seed, name)
+            plan = _plan(config, store, lookahead, own_seed, training=split == "train")
+            return Rows(plan, store, prepare, config.sequence_length, own_seed)
+
+    train = {name: rows("train", name, source) for name, source in sorted(config.train.items())}
+    validation = {name: rows("validation", name, s) for name, s in config.validation.items()}
+    return Dataset(config, tokenizer, documents, train, validation)
+
+
+@contextlib.contextmanager
+def _named(split: str, name: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        # The error itself, with what its class holds; that of being told to stop is not the data's.
+        if error.exit_code != EXIT_PREEMPTED:
+            error.args = (f"data.{split}.{name}: {error}",)
+        raise
+
+
+def _documents(
+    config: DataConfig, data_root: Path, cache_dir: Path
+) -> dict[tuple[str, str], DocumentStore]:
+    """The store of each (split, name)."""
+    found: dict[tuple[str, str], DocumentStore] = {}
+    # Parts of one corpus (train and validation) are hashed and opened once.
+    wholes: dict[Source, DocumentStore] = {}
+    for split, sources in (("train", config.train), ("validation", config.validation)):
+        for name, source in sources.items():
+            whole = dataclasses.replace(source, weight=1.0, fraction=(0.0, 1.0))
+            if whole not in wholes:
+                with _named(split, name):
+                    wholes[whole] = document_store(whole, data_root, cache_dir)
+            found[split, name] = wholes[whole]
+    return found
+
+
+def _tokenizer(
+    config: DataConfig,
+    documents: Mapping[tuple[str, str], DocumentStore],
+    data_root: Path,
+    cache_dir: Path,
+) -> Tokenizer:
+    parts = [(documents["train", name], s.fraction) for name, s in sorted(config.train.items())]
+    return build_tokenizer(
+        config.tokenizer,
+        data_root=data_root,
+        cache_dir=cache_dir,
+        texts=lambda: itertools.chain.from_iterable(texts(*part) for part in parts),
+        texts_fingerprint=configs.fingerprint([[d.fingerprint, list(f)] for d, f in parts]),
+    )
+
+
+def _plan(
+    config: DataConfig, store: TokenStore, lookahead: int, seed: tuple[int, int], *, training: bool
+) -> Plan:
+    shuffle = config.shuffle and training
+    length = config.sequence_length
+    if config.packing == "stream":
+        return StreamPlan(
+            store.lengths, row_length=length, lookahead=lookahead, joined=not config.segments,
+            shuffle=shuffle, wrap=training, seed=seed,
+        )  # fmt: skip
+    return BinPlan(
+        store.lengths, row_length=length, lookahead=lookahead, packing=config.packing,
+        shuffle=shuffle, seed=seed,
+    )  # fmt: skip
+
+
+class Dataset:
+    """Training batches and validation splits, ready to read.
+
+    Batches are dicts of [B, T] arrays as the objective's `prepare` makes them. `rows_per_epoch` and
+    `tokens_per_epoch` (positions trained on): for several sources those of all together, so an
+    epoch of a mixture is as many rows as the sources have, shared out by weight. `report` counts,
+    for each source, documents, characters, bytes and tokens. `fingerprint` changes with the
+    training data and the tokenizer, `validation_fingerprints[name]` with a split's data and the
+    tokenizer.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        tokenizer: Tokenizer,
+        documents: Mapping[tuple[str, str], DocumentStore],
+        train: Mapping[str, Rows],
+        validation: Mapping[str, Rows],
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._threads, self._prefetch = config.read_threads, config.prefetch
+        weights = [config.train[name].weight for name in train]
+        self._rows = Mixture(list(train.values()), weights)
+        self.rows_per_epoch = len(self._rows)
+        self.tokens_per_epoch = sum(rows.plan.positions for rows in train.values())
+        self.fingerprint = configs.fingerprint(
+            [[name, w, rows.store.fingerprint] for (name, rows), w in zip(train.items(), weights)]
+        )
+        self.validation_fingerprints = {n: r.store.fingerprint for n, r in validation.items()}
+        self.validation = {
+            name: ValidationSplit.of(rows, add_bos=config.add_bos)
+            for name, rows in validation.items()
+        }
+        passes = self._passes(dict(zip(train, weights)), train)
+        self.report: dict[str, Any] = {
+            "tokenizer": {"vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint},
+            "rows_per_epoch": self.rows_per_epoch,
+            "tokens_per_epoch": self.tokens_per_epoch,
+            "train": {
+                n: {**_report(documents["train", n], r), "passes_per_epoch": passes[n]}
+                for n, r in train.items()
+            },
+            "validation": {
+                n: _report(documents["validation", n], r) for n, r in validation.items()
+            },
+        }
+
+    def _passes(self, weights: Mapping[str, float], train: Mapping[str, Rows]) -> dict[str, float]:
+        """How often an epoch reads each source; a note to stderr where that is often."""
+        found = {}
+        for name, rows in train.items():
+            share = weights[name] / sum(weights.values())
+            found[name] = passes = round(share * self.rows_per_epoch / len(rows), 2)
+            if passes > _MANY_PASSES:
+                print(
+                    f"note: data.train.{name}: an epoch of the mixture reads it {passes:,.0f} "
+                    f"times (it has {len(rows)} of {self.rows_per_epoch} rows and {share:.1%} of "
+                    "the weight); give it less weight, or more text",
+                    file=sys.stderr,
+                )
+        return found
+
+    def batch(
+        self, step: int, batch_size: int, process_index: int = 0, process_count: int = 1
+    ) -> Features:
+        """The batch of one step: rows [step * B, (step + 1) * B) of the run, of which process i of
+        n reads the i-th n-th. ConfigError if n does not divide B."""
+        begin, end = share(batch_size, process_index, process_count)
+        return stack([self._rows[step * batch_size + row] for row in range(begin, end)])
+
+    def train_batches(
+        self, start_step: int, batch_size: int, process_index: int = 0, process_count: int = 1
+    ) -> Iterator[Features]:
+        """Batches of `start_step`, `start_step + 1` ... without end, read ahead by threads.
+
+        Nothing has to be saved to go on: a start at any step costs the same.
+        """
+        share(batch_size, process_index, process_count)
+        return self._read(start_step, batch_size, process_index, process_count)
+
+    def _read(self, start_step: int, *place: int) -> Iterator[Features]:
+        # Here, so that evaluation and scoring need not wait for grain's imports.
+        import grain
+
+        batches = grain.MapDataset.range(start_step, _FOREVER).map(
+            lambda step: self.batch(int(step), *place)
+        )
+        options = grain.ReadOptions(
+            num_threads=self._threads, prefetch_buffer_size=max(self._prefetch, self._threads)
+        )
+        iterator = iter(batches.to_iter_dataset(options))
+        try:
+            yield from iterator
+        finally:
+            iterator.close()
+
+
+def _report(documents: DocumentStore, rows: Rows) -> dict[str, Any]:
+    """What cleaning did to the whole source, and what its fraction came to."""
+    cleaning = {k: v for k, v in documents.report.items() if k != "source"}
+    plan = rows.plan
+    return {
+        "source": cleaning,
+        **rows.store.report(),
+        "rows": plan.rows,
+        "positions": plan.positions,
+        "positions_left_out_per_epoch": plan.left_out,
+    }

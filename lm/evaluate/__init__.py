@@ -1,0 +1,1 @@
+"""How good a model is: metrics on validation data, log-probabilities of given texts."""

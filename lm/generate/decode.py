@@ -1,0 +1,297 @@
+"""The decoding loop: prompts in one pass, then one token a step on the device with a KV cache.
+
+Prompts of different lengths are padded on the left; a pad has position -1, so nothing ever attends
+to it. The loop runs on the device for a chunk of steps at a time, between which the host may look
+at the tokens (to stream text, to find stop strings) and end rows.
+
+A row's random numbers follow from the seed and its index, and what it attends to from its prompt:
+neither its neighbours, nor padding, nor chunks matter, up to rounding. A program of another shape
+may round otherwise, so where two tokens are about equally likely (in bfloat16 not rarely) a row may
+say the other one and go on differently.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lm.config import ModelConfig
+from lm.generate.prompts import bucket, check_memory, check_prompts, pad_left, row_keys
+from lm.generate.sampling import SamplingConfig, sample
+from lm.model.cache import init_cache, position_limit
+from lm.types import Key, Params
+
+FinishReason = Literal["eos", "stop", "length"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What followed one prompt.
+
+    tokens: ids, with the end-of-sequence token that finished it, if one did.
+    logprobs: natural log-probability of each under the model itself (temperature 1, no filters).
+    finish_reason: "eos"; "stop", a stop string; or "length", max_new_tokens were made.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason
+
+
+class Chunk(NamedTuple):
+    """The tokens of a few steps, [rows, steps]; `valid` is False where a row had already ended."""
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    valid: np.ndarray
+
+
+class _State(NamedTuple):
+    """What one step hands to the next: the cache holds everything before `token`."""
+
+    cache: Any
+    token: Int[Array, " B"]
+    position: Int[Array, " B"]
+    seen: Bool[Array, "B V"] | None
+    active: Bool[Array, " B"]
+    step: Int[Array, ""]
+
+
+class _Settings(NamedTuple):
+    """The static part of a decoding, on which compiled programs depend."""
+
+    model: nn.Module
+    sampling: SamplingConfig
+    eos_id: int | None
+    vocab_size: int
+
+
+def _choose(
+    settings: _Settings, logits: Float[Array, "B V"], keys: Key, seen: Array | None, step: Array
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    """The next token of each row and its log-probability under the model."""
+    step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
+    token = sample(step_keys, logits[:, : settings.vocab_size], settings.sampling, seen)
+    chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+    return token, chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _after(settings: _Settings, state: _State, token: Array) -> _State:
+    """`state` once `token` is chosen: ended rows stay ended, and the token counts as seen."""
+    active = state.active
+    if settings.eos_id is not None:
+        active = active & (token != settings.eos_id)
+    seen = state.seen
+    if seen is not None:
+        seen = seen.at[jnp.arange(token.shape[0]), token].set(True)
+    return state._replace(
+        token=token, position=state.position + 1, seen=seen, active=active, step=state.step + 1
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("settings", "sequences", "length"))
+def _prefill(
+    settings: _Settings,
+    params: Params,
+    tokens: Int[Array, "P T"],
+    positions: Int[Array, "P T"],
+    keys: Key,
+    *,
+    sequences: int,
+    length: int,
+) -> tuple[_State, Array, Array]:
+    """Reads the prompts into a cache of `length` slots, gives each prompt `sequences` rows, and
+    chooses the first token: (state, tokens [B], logprobs [B]) with B = P * sequences."""
+    model, variables = settings.model, {"params": params}
+    cache = init_cache(model.config, tokens.shape[0], length)
+    read: Any = model.apply(variables, tokens, positions=positions, cache=cache, method="hidden")
+    hidden, cache = read
+    # Padding is on the left, so every prompt's last token stands in the last column.
+    logits = model.apply(variables, hidden[:, -1], method="logits")
+
+    def repeat(x: Array) -> Array:
+        return jnp.repeat(x, sequences, axis=0) if x.ndim else x
+
+    cache, logits, last = jax.tree.map(repeat, (cache, logits, positions[:, -1]))
+    seen = None
+    if settings.sampling.repetition_penalty != 1.0:
+        seen = jnp.zeros((tokens.shape[0], settings.vocab_size), bool)
+        seen = seen.at[jnp.arange(tokens.shape[0])[:, None], tokens].max(positions >= 0)
+        seen = repeat(seen)
+    step = jnp.int32(0)
+    token, logprob = _choose(settings, logits, keys, seen, step)
+    active = jnp.ones(token.shape, bool)
+    state = _State(cache, token, last, seen, active, step)
+    return _after(settings, state, token), token, logprob
+
+
+@functools.partial(jax.jit, static_argnames=("settings", "chunk"), donate_argnames=("state",))
+def _decode(
+    settings: _Settings, params: Params, state: _State, keys: Key, limit: Array, *, chunk: int
+) -> tuple[_State, Array, Array, Array, Array]:
+    """At most `limit` (<= `chunk`) steps, fewer if every row ends: (state, tokens, logprobs, valid,
+    steps made), the three arrays [B, chunk] with only the first steps filled."""
+    rows = state.token.shape[0]
+    outputs = (
+        jnp.zeros((rows, chunk), jnp.int32),
+        jnp.zeros((rows, chunk), jnp.float32),
+        jnp.zeros((rows, chunk), bool),
+    )
+
+    def unfinished(carry: Any) -> Array:
+        made, state, _ = carry
+        return (made < limit) & jnp.any(state.active)
+
+    def step(carry: Any) -> Any:
+        made, state, outputs = carry
+        logits, cache = settings.model.apply(
+            {"params": params},
+            state.token[:, None],
+            positions=state.position[:, None],
+            cache=state.cache,
+        )
+        token, logprob = _choose(settings, logits[:, 0], keys, state.seen, state.step)
+        outputs = tuple(
+            jax.lax.dynamic_update_index_in_dim(array, column, made, axis=1)
+            for array, column in zip(outputs, (token, logprob, state.active))
+        )
+        return made + 1, _after(settings, state._replace(cache=cache), token), outputs
+
+    made, state, outputs = jax.lax.while_loop(unfinished, step, (jnp.int32(0), state, outputs))
+    return state, *outputs, made
+
+
+class Decoding:
+    """One batch of prompts being continued; iterate over `chunks()`, and `end()` rows meanwhile.
+
+    Rows are ordered by prompt, then by sequence: row = prompt * num_return_sequences + sequence.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: SamplingConfig,
+        max_new_tokens: int,
+        eos_id: int | None = None,
+        seed: int = 0,
+        num_return_sequences: int = 1,
+        vocab_size: int | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        """See `generate`. `chunk` is the number of steps between looks of the host; None is all."""
+        config: ModelConfig = model.config
+        vocab_size = min(vocab_size or config.vocab_size, config.vocab_size)
+        self._limit = position_limit(config)
+        check_prompts(self._limit, prompts, max_new_tokens, num_return_sequences, vocab_size)
+        self.rows = len(prompts) * num_return_sequences
+        self._prompts = prompts
+        self._max_new_tokens = max_new_tokens
+        check_memory(config, self.rows, self._shape()[1])
+        self.ended = np.zeros(self.rows, bool)
+        self._settings = _Settings(model, sampling, eos_id, vocab_size)
+        self._params = params
+        self._sequences = num_return_sequences
+        self._keys = row_keys(seed, len(prompts), num_return_sequences)
+        self._chunk = bucket(max_new_tokens) if chunk is None else chunk
+
+    def _shape(self) -> tuple[int, int]:
+        """Padded length of the prompts, and slots of the cache; within the learned positions."""
+        longest = max(map(len, self._prompts))
+        width, length = bucket(longest), bucket(longest) + bucket(self._max_new_tokens)
+        if self._limit is not None:
+            # `check_prompts` saw to it that this leaves room for the longest prompt.
+            width = min(width, self._limit - self._max_new_tokens)
+            length = min(width + bucket(self._max_new_tokens), self._limit)
+        return width, length
+
+    def end(self, row: int) -> None:
+        """The row makes no more tokens after this chunk."""
+        self.ended[row] = True
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The first token of every row, then up to `chunk` steps at a time until all have ended."""
+        width, length = self._shape()
+        tokens, positions = pad_left(self._prompts, width)
+        state, token, logprob = _prefill(
+            self._settings,
+            self._params,
+            tokens,
+            positions,
+            self._keys,
+            sequences=self._sequences,
+            length=length,
+        )
+        made = 1
+        self.ended |= ~np.asarray(state.active)
+        first = (token, logprob, np.ones(self.rows, bool))
+        yield Chunk(*(np.asarray(x)[:, None] for x in first))
+        while made < self._max_new_tokens and not self.ended.all():
+            limit = jnp.int32(min(self._chunk, self._max_new_tokens - made))
+            state = state._replace(active=jnp.asarray(~self.ended))
+            state, *outputs, steps = _decode(
+                self._settings, self._params, state, self._keys, limit, chunk=self._chunk
+            )
+            made += int(steps)
+            self.ended |= ~np.asarray(state.active)
+            yield Chunk(*(np.asarray(x)[:, : int(steps)] for x in outputs))
+
+
+def generate(
+    model: nn.Module,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sampling: SamplingConfig,
+    max_new_tokens: int,
+    eos_id: int | None = None,
+    seed: int = 0,
+    num_return_sequences: int = 1,
+    vocab_size: int | None = None,
+) -> list[list[Completion]]:
+    """Continues token prompts, all in one batch; `lm.generate.text` does the same for text.
+
+    Args:
+      model, params: a decoder (`build_model`) and its parameters.
+      prompts: token ids, each at least one; of any lengths.
+      sampling: how a token is chosen.
+      max_new_tokens: the most tokens a completion has.
+      eos_id: the token after which a row ends; None ends at max_new_tokens only.
+      seed: of the sampling. A prompt's completions depend on it and on the prompt's index.
+      num_return_sequences: completions a prompt.
+      vocab_size: only ids below it are chosen, for models padded beyond the tokenizer's vocabulary.
+
+    Returns:
+      One list of `num_return_sequences` completions a prompt.
+
+    Raises:
+      ConfigError: a count below 1, prompt and completion beyond the model's learned positions, or
+        sequences that do not fit the memory.
+      UserError: no prompt, an empty one, or ids outside the vocabulary.
+    """
+    decoding = Decoding(
+        model, params, prompts, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id,
+        seed=seed, num_return_sequences=num_return_sequences, vocab_size=vocab_size,
+    )  # fmt: skip
+    tokens: list[list[int]] = [[] for _ in range(decoding.rows)]
+    logprobs: list[list[float]] = [[] for _ in range(decoding.rows)]
+    for chunk in decoding.chunks():
+        for row in range(decoding.rows):
+            valid = chunk.valid[row]
+            tokens[row] += chunk.tokens[row][valid].tolist()
+            logprobs[row] += chunk.logprobs[row][valid].tolist()
+    rows = [
+        Completion(t, p, "eos" if t[-1] == eos_id else "length") for t, p in zip(tokens, logprobs)
+    ]
+    n = num_return_sequences
+    return [rows[i : i + n] for i in range(0, len(rows), n)]

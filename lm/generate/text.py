@@ -1,0 +1,204 @@
+"""Text in, text out: prompts are tokenised, completions decoded as they come, stop strings found.
+
+Between two chunks of the decoding loop the host decodes the new tokens one by one, and hands on
+complete characters only. Text that may be the beginning of a stop string is held back until it is
+known whether it is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import flax.linen as nn
+
+from lm.config import DataConfig
+from lm.data.tokenizer import Tokenizer, stream_decoder
+from lm.errors import ConfigError, UserError
+from lm.generate.decode import Decoding, FinishReason
+from lm.generate.prompts import start_token
+from lm.generate.sampling import SamplingConfig
+from lm.types import Params
+
+# Called with a prompt's index, a sequence's index and a piece of text, as text becomes known.
+OnText = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class TextCompletion:
+    """What followed one prompt.
+
+    text: without the stop string that ended it, and without special tokens.
+    tokens, logprobs: every token made, the one that completed a stop string and the end-of-sequence
+      token included; log-probabilities are natural, under the model itself.
+    finish_reason: "eos", "stop" (a stop string) or "length" (max_new_tokens were made).
+    """
+
+    text: str
+    tokens: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason
+
+
+class StopBuffer:
+    """Passes text on up to the first stop string, holding back what may be the start of one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        if "" in stops:
+            raise ConfigError("a stop string cannot be empty")
+        self._stops = tuple(stops)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """(text that is safe to show, whether a stop string was completed)."""
+        self._held += text
+        found = [i for i in map(self._held.find, self._stops) if i >= 0]
+        if found:
+            shown, self._held = self._held[: min(found)], ""
+            return shown, True
+        keep = len(self._held) - self._longest_start()
+        shown, self._held = self._held[:keep], self._held[keep:]
+        return shown, False
+
+    def finish(self) -> str:
+        """What was held back: no stop string came of it."""
+        held, self._held = self._held, ""
+        return held
+
+    def _longest_start(self) -> int:
+        """Length of the longest end of the held text with which a stop string begins."""
+        longest = min(len(self._held), max(map(len, self._stops), default=1) - 1)
+        for length in range(longest, 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stops):
+                return length
+        return 0
+
+
+class _Row:
+    """One completion as it grows."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str],
+                 eos_id: int | None, show: Callable[[str], None]) -> None:  # fmt: skip
+        self._decoder = stream_decoder(tokenizer)
+        # The prompt's tokens decide whether the first word is preceded by a space, in some
+        # tokenizers, and a prompt may end within a character.
+        for token in prompt:
+            self._decoder.push(token)
+        self._buffer = StopBuffer(stops)
+        self._eos_id = eos_id
+        self._show = show
+        self._pieces: list[str] = []
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.reason: FinishReason | None = None
+
+    def push(self, token: int, logprob: float) -> None:
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        if token == self._eos_id:
+            self._end("eos")
+        else:
+            self._pass_on(self._decoder.push(token))
+
+    def _pass_on(self, text: str) -> None:
+        shown, stopped = self._buffer.push(text)
+        self._emit(shown)
+        if stopped:
+            self.reason = "stop"
+
+    def _end(self, reason: FinishReason) -> None:
+        self._pass_on(self._decoder.finish())
+        if self.reason is None:
+            self._emit(self._buffer.finish())
+            self.reason = reason
+
+    def _emit(self, text: str) -> None:
+        if text:
+            self._pieces.append(text)
+            self._show(text)
+
+    def completion(self) -> TextCompletion:
+        if self.reason is None:
+            self._end("length")
+        assert self.reason is not None
+        return TextCompletion("".join(self._pieces), self.tokens, self.logprobs, self.reason)
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str, data: DataConfig | None = None) -> list[int]:
+    """A prompt's tokens, after <bos> where `data` put one before each document.
+
+    An empty prompt becomes the token that stood before documents in training (`start_token`).
+
+    Raises:
+      UserError: the prompt is empty and no token stood before documents (none is known to have if
+        `data` is None), or the tokenizer cannot encode the text.
+    """
+    tokens = tokenizer.encode(text)
+    start = None if data is None else start_token(data, tokenizer)
+    # An eos is what a document may begin after, a bos what it always begins with.
+    if start is not None and data is not None and (data.add_bos or not tokens):
+        return [start, *tokens]
+    if not tokens:
+        raise UserError(
+            "the prompt is empty, and no token stood before the documents this model was trained "
+            "on; give a prompt of at least one character"
+        )
+    return tokens
+
+
+def generate_text(
+    model: nn.Module,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    sampling: SamplingConfig,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    num_return_sequences: int = 1,
+    data: DataConfig | None = None,
+    on_text: OnText | None = None,
+    chunk: int = 8,
+) -> list[list[TextCompletion]]:
+    """Continues text prompts, all in one batch; rows end at the tokenizer's eos or a stop string.
+
+    Args:
+      model, params, tokenizer: of one run.
+      prompts: the texts to continue. Empty ones: see `encode_prompt`.
+      sampling, max_new_tokens, seed, num_return_sequences: see `lm.generate.decode.generate`.
+      stop: strings that end a completion; they are looked for in the completion only.
+      data: of the run: how documents began in training, see `encode_prompt`.
+      on_text: gets each piece of each completion as soon as it is known; the pieces of a row joined
+        are its text.
+      chunk: steps between two looks at the tokens, so text comes in pieces of up to that many
+        tokens; it changes no result.
+
+    Returns:
+      One list of `num_return_sequences` completions a prompt.
+
+    Raises:
+      ConfigError, UserError: as `generate`; an empty stop string; text that cannot be encoded.
+    """
+    encoded = [encode_prompt(tokenizer, text, data) for text in prompts]
+    n, eos_id = num_return_sequences, tokenizer.eos_id
+    decoding = Decoding(
+        model, params, encoded, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id,
+        seed=seed, num_return_sequences=n, vocab_size=tokenizer.vocab_size, chunk=chunk,
+    )  # fmt: skip
+
+    def show(row: int) -> Callable[[str], None]:
+        if on_text is None:
+            return lambda text: None
+        return lambda text: on_text(row // n, row % n, text)
+
+    rows = [_Row(tokenizer, encoded[i // n], stop, eos_id, show(i)) for i in range(decoding.rows)]
+    for tokens, logprobs, valid in decoding.chunks():
+        for index, row in enumerate(rows):
+            for token, logprob, made in zip(tokens[index], logprobs[index], valid[index]):
+                if made and row.reason is None:
+                    row.push(int(token), float(logprob))
+            if row.reason is not None:
+                decoding.end(index)
+    completions = [row.completion() for row in rows]
+    return [completions[i : i + n] for i in range(0, len(completions), n)]

@@ -1,0 +1,51 @@
+"""One layer of the Transformer: attention and feed-forward, each with its norm and residual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from lm.config import ModelConfig
+from lm.model.attention import Attention, Context, LayerCache
+from lm.model.layers import FeedForward, Norm
+
+
+class Block(nn.Module):
+    """pre: x + f(norm(x)). post: norm(x + f(x)). f is attention, then the feed-forward."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        context: Context,
+        cache: LayerCache | None = None,
+        *,
+        train: bool,
+    ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
+        c = self.config
+        dropout = nn.Dropout(c.dropout.residual, deterministic=not train)
+
+        def residual(
+            x: jax.Array, norm: Norm, function: Callable[[jax.Array], tuple[jax.Array, Any]]
+        ) -> tuple[jax.Array, Any]:
+            if c.norm.placement == "pre":
+                y, rest = function(norm(x))
+                return x + dropout(y), rest
+            y, rest = function(x)
+            return norm(x + dropout(y)), rest
+
+        attention = Attention(c, name="attention")
+        feed_forward = FeedForward(c, name="mlp")
+        x, cache = residual(
+            x,
+            Norm(c, name="attention_norm"),
+            lambda h: attention(h, context, cache, train=train),
+        )
+        x, _ = residual(x, Norm(c, name="mlp_norm"), lambda h: (feed_forward(h, train=train), None))
+        return x, cache

@@ -1,0 +1,196 @@
+"""The layers below attention and blocks: linear, embedding, normalisation, feed-forward.
+
+Parameters are float32 and carry logical axis names; computation is in `ModelConfig.compute_dtype`,
+normalisation in float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from lm.config import ModelConfig
+
+
+def boxed_normal(stddev: float, axes: tuple[str, ...]) -> Callable[..., Any]:
+    """An initialiser of normal(0, stddev) weights that names the logical axes."""
+    return nn.with_logical_partitioning(nn.initializers.normal(stddev), axes)
+
+
+def residual_stddev(config: ModelConfig) -> float:
+    """Standard deviation of the projections into the residual stream (GPT-2, section 2.3)."""
+    scale = math.sqrt(2 * config.num_layers) if config.init.scale_residual else 1.0
+    return config.init.stddev / scale
+
+
+class Linear(nn.Module):
+    """x @ kernel + bias, over one or several input axes."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    axes: tuple[str, ...]
+    bias: bool
+    stddev: float
+    dtype: Any
+    output_dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, ...]) -> Float[Array, ...]:
+        shape = (*self.inputs, *self.outputs)
+        kernel = self.param("kernel", boxed_normal(self.stddev, self.axes), shape, jnp.float32)
+        y = jnp.tensordot(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            axes=len(self.inputs),
+            preferred_element_type=self.output_dtype,
+        )
+        if self.bias:
+            axes = self.axes[len(self.inputs) :]
+            zeros: Any = nn.with_logical_partitioning(nn.initializers.zeros, axes)
+            y = y + self.param("bias", zeros, self.outputs, jnp.float32).astype(y.dtype)
+        return y
+
+
+class Embedding(nn.Module):
+    """A table of trained vectors. An index beyond the table gives NaN, not a neighbour's vector."""
+
+    size: int
+    width: int
+    axes: tuple[str, str]
+    stddev: float
+    dtype: Any
+
+    def setup(self) -> None:
+        self.embedding = self.param(
+            "embedding", boxed_normal(self.stddev, self.axes), (self.size, self.width), jnp.float32
+        )
+
+    def __call__(self, indices: Int[Array, "*shape"]) -> Float[Array, "*shape {self.width}"]:
+        return jnp.take(self.embedding, indices, axis=0).astype(self.dtype)
+
+    def attend(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape {self.size}"]:
+        """Products with every vector of the table, in float32 (tied output embeddings)."""
+        return jnp.einsum(
+            "...d,vd->...v",
+            x.astype(self.dtype),
+            self.embedding.astype(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalise(
+    x: Float[Array, "*shape D"],
+    scale: Float[Array, " D"],
+    bias: Float[Array, " D"] | None,
+    epsilon: float,
+    centre: bool,
+) -> Float[Array, "*shape D"]:
+    """LayerNorm (`centre`) or RMSNorm over the last axis, in float32; the result has x's dtype.
+
+    The backward pass is written out: it reads x twice and keeps two numbers a row, where automatic
+    differentiation of the formula keeps several copies of x. The price: a model cannot be
+    differentiated forwards (`jax.jvp` and `jax.jacfwd` raise TypeError; `jax.hessian` works).
+    """
+    return _normalise_forward(x, scale, bias, epsilon, centre)[0]
+
+
+def _statistics(x: jax.Array, epsilon: float, centre: bool) -> tuple[jax.Array, jax.Array]:
+    mean = jnp.mean(x, axis=-1, keepdims=True) if centre else jnp.zeros_like(x[..., :1])
+    variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
+    return mean, jax.lax.rsqrt(variance + epsilon)
+
+
+def _normalise_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float, centre: bool
+) -> tuple[jax.Array, Any]:
+    wide = x.astype(jnp.float32)
+    mean, inverse = _statistics(wide, epsilon, centre)
+    y = (wide - mean) * inverse * scale
+    if bias is not None:
+        y = y + bias
+    return y.astype(x.dtype), (x, scale, bias, mean, inverse)
+
+
+def _normalise_backward(
+    epsilon: float, centre: bool, saved: Any, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    x, scale, bias, mean, inverse = saved
+    rows = tuple(range(x.ndim - 1))
+    wide = gradient.astype(jnp.float32)
+    unit = (x.astype(jnp.float32) - mean) * inverse
+    to_unit = wide * scale
+    to_x = to_unit - unit * jnp.mean(to_unit * unit, axis=-1, keepdims=True)
+    if centre:
+        to_x = to_x - jnp.mean(to_unit, axis=-1, keepdims=True)
+    to_scale = jnp.sum(wide * unit, axis=rows)
+    to_bias = None if bias is None else jnp.sum(wide, axis=rows)
+    return (to_x * inverse).astype(x.dtype), to_scale, to_bias
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+class Norm(nn.Module):
+    """LayerNorm (Ba et al. 2016) with or without bias, or RMSNorm (Zhang & Sennrich 2019)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
+        norm, width = self.config.norm, self.config.d_model
+        named = functools.partial(nn.with_logical_partitioning, names=("norm",))
+        scale = self.param("scale", named(nn.initializers.ones), (width,), jnp.float32)
+        centre = norm.kind == "layer"
+        bias = None
+        if norm.has_bias:
+            bias = self.param("bias", named(nn.initializers.zeros), (width,), jnp.float32)
+        return normalise(x, scale, bias, norm.epsilon, centre)
+
+
+# The function, and whether it gates a second projection (Shazeer 2020).
+_exact_gelu = functools.partial(jax.nn.gelu, approximate=False)
+_tanh_gelu = functools.partial(jax.nn.gelu, approximate=True)
+ACTIVATIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], bool]] = {
+    "relu": (jax.nn.relu, False),
+    "gelu": (_exact_gelu, False),
+    "gelu_tanh": (_tanh_gelu, False),
+    "silu": (jax.nn.silu, False),
+    "swiglu": (jax.nn.silu, True),
+    "geglu": (_exact_gelu, True),
+    "geglu_tanh": (_tanh_gelu, True),
+}
+
+
+class FeedForward(nn.Module):
+    """down(f(up(x))), or down(f(gate(x)) * up(x)) for the gated activations."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], *, train: bool) -> Float[Array, "B T D"]:
+        c = self.config
+        activation, gated = ACTIVATIONS[c.activation]
+        dtype = jnp.dtype(c.compute_dtype)
+        widen = functools.partial(
+            Linear, (c.d_model,), (c.d_ff,), ("embed", "mlp"), c.mlp_bias, c.init.stddev, dtype
+        )
+        hidden = widen(name="up")(x)
+        hidden = activation(widen(name="gate")(x)) * hidden if gated else activation(hidden)
+        hidden = nn.Dropout(c.dropout.feed_forward, deterministic=not train)(hidden)
+        return Linear(
+            (c.d_ff,),
+            (c.d_model,),
+            ("mlp", "embed"),
+            c.mlp_bias,
+            residual_stddev(c),
+            dtype,
+            name="down",
+        )(hidden)

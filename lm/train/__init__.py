@@ -1,0 +1,1 @@
+"""How it is learned: state, step, optimiser, schedule, and the loop over them."""

@@ -1,0 +1,116 @@
+"""A run's numbers on disk: metrics.jsonl (the truth), timing.jsonl and TensorBoard events.
+
+metrics.jsonl is a pure function of config and seed, so that a resumed run's file equals an
+uninterrupted one's byte for byte; what depends on the machine (seconds, tokens/s) is in
+timing.jsonl. A line is {"step", "split", <metric>: <value>, ...}; `step` counts finished updates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from lm.errors import UserError
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a metrics file; a last line cut by a kill is left out.
+
+    Raises:
+      UserError: a complete line is not an object with a step.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise UserError(f"{path}:{number} is not a line of metrics: {line[:80]!r}")
+        rows.append(row)
+    return rows
+
+
+class MetricsWriter:
+    """Appends to a workdir's metrics, from step `start` on: lines of later steps are dropped first.
+
+    Raises:
+      UserError: the disk is full.
+    """
+
+    def __init__(self, workdir: Path, start: int) -> None:
+        self._path = workdir / "metrics.jsonl"
+        with _explained(self._path):
+            for name in ("metrics.jsonl", "timing.jsonl"):
+                _truncate(workdir / name, start)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._timing = (workdir / "timing.jsonl").open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
+
+    def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
+        """One line of metrics; values are float32 numbers, written so that they read back equal."""
+        values = {name: _number(value) for name, value in metrics.items()}
+        self._append(self._file, {"step": step, "split": split, **values})
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def write_timing(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of what the machine did: seconds, tokens/s, utilisation."""
+        self._append(self._timing, {"step": step, **values})
+        for name, value in values.items():
+            if value is not None:
+                self._events.add_scalar(f"timing/{name}", value, step)
+
+    def flush(self) -> None:
+        """Makes the lines durable, so that a checkpoint never is ahead of its metrics."""
+        with _explained(self._path):
+            for file in (self._file, self._timing):
+                file.flush()
+            os.fsync(self._file.fileno())
+            self._events.flush()
+
+    def close(self) -> None:
+        """Gives the files back. What cannot be written any more has been an error already."""
+        for closable in (self._file, self._timing, self._events):
+            with contextlib.suppress(OSError):
+                closable.close()
+
+    def _append(self, file: TextIO, line: Mapping[str, Any]) -> None:
+        with _explained(Path(file.name)):
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"could not write {path}: {error.strerror}; free some space and run the same command "
+            "to continue from the last checkpoint"
+        ) from error
+
+
+def _number(value: Any) -> float | int:
+    number = np.asarray(value).item()
+    return number if isinstance(number, int) else float(np.float32(number))
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Keeps the lines up to `step`; atomic, so that a kill in the middle loses nothing."""
+    if not path.exists():
+        return
+    kept = [line for line in read_jsonl(path) if line["step"] <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, path)

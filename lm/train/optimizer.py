@@ -1,0 +1,264 @@
+"""Optimisers, assembled from optax, with decay, freezing and learning-rate factors by rules.
+
+Every optimiser is the same chain: measure and clip the global gradient norm, precondition, decay
+the weights, scale by the learning rate. Which of these apply to a parameter is said by the first
+`ParameterRule` whose pattern matches its path.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
+
+from lm.config import (
+    DEFAULT_RULES,
+    SGD,
+    Adafactor,
+    Adam,
+    AdamW,
+    Duration,
+    Lion,
+    Muon,
+    OptimizerConfig,
+    ParameterRule,
+)
+from lm.errors import ConfigError
+from lm.train.schedule import ScheduleFn, build_schedule
+from lm.types import PyTree
+
+_LISTED = 5
+
+
+def learning_rate(
+    config: OptimizerConfig, *, total_steps: int, in_steps: Callable[[Duration], int]
+) -> ScheduleFn:
+    """The learning rate of an optimiser step, before the rules' factors; what metrics report.
+
+    Muon's is the one of the matrices; the rest has the same schedule below `adam_learning_rate`.
+    """
+    return build_schedule(
+        config.schedule, peak=config.learning_rate, total_steps=total_steps, in_steps=in_steps
+    )
+
+
+def build_optimizer(
+    config: OptimizerConfig,
+    *,
+    total_steps: int,
+    in_steps: Callable[[Duration], int],
+    params: PyTree,
+) -> optax.GradientTransformation:
+    """The optimiser of a config for parameters with the paths (and ranks) of `params`.
+
+    Frozen parameters have an update of exactly 0 and no moments. The norm of the trainable
+    gradients before clipping is left in the state, where `gradient_norm` finds it. Weight decay is
+    decoupled and scaled by the learning rate, except for Adam and SGD, which add
+    weight_decay * parameter to the clipped gradient (L2).
+
+    Args:
+      params: the parameters or their shapes, without logical axis boxes.
+
+    Raises:
+      ConfigError: a parameter that no rule matches, a rule that decides no parameter (rules of
+        DEFAULT_RULES excepted), nothing left to train, or a schedule longer than the training.
+    """
+    rules = match_rules(config.rules, params)
+    if all(rule.frozen for rule in rules.values()):
+        raise ConfigError("optimizer.rules freeze every parameter: nothing is left to train")
+
+    def chain(*scalers: optax.GradientTransformation, peak: float) -> optax.GradientTransformation:
+        schedule = build_schedule(
+            config.schedule, peak=peak, total_steps=total_steps, in_steps=in_steps
+        )
+        return _chain(config, rules, schedule, *scalers)
+
+    groups: dict[str, optax.GradientTransformation]
+    if isinstance(config, Muon):
+        label = {path: "matrix" if _is_layer_matrix(path) else "other" for path in rules}
+        groups = {
+            "matrix": chain(
+                scale_by_muon(beta=config.momentum, weight_dimension_numbers=_muon_dimensions),
+                _scale_leaves(_muon_factor),
+                peak=config.learning_rate,
+            ),
+            "other": chain(_preconditioner(config), peak=config.adam_learning_rate),
+        }
+    else:
+        label = dict.fromkeys(rules, "all")
+        groups = {"all": chain(_preconditioner(config), peak=config.learning_rate)}
+    for path, rule in rules.items():
+        if rule.frozen:
+            label[path] = "frozen"
+    if "frozen" in label.values():
+        groups["frozen"] = optax.set_to_zero()
+    if len(groups) > 1:
+        inner = optax.partition(groups, lambda tree: _map_with_path(lambda p, _: label[p], tree))
+    else:
+        (inner,) = groups.values()
+    return optax.chain(_measure_and_clip(config.clip_norm, rules), inner)
+
+
+def gradient_norm(opt_state: PyTree) -> jax.Array | None:
+    """Global norm of the last step's trainable gradients before clipping, if it was recorded."""
+    return optax.tree.get(opt_state, "gradient_norm", default=None)
+
+
+# ----------------------------------------------------------------------------------------- rules
+
+
+def match_rules(rules: tuple[ParameterRule, ...], params: PyTree) -> dict[str, ParameterRule]:
+    """For the path of every parameter (`layer_0/attention/query/kernel`) the rule that decides it.
+
+    Raises:
+      ConfigError: a parameter without a rule, or a rule without a parameter.
+    """
+    paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    decided: dict[str, ParameterRule] = {}
+    used: set[int] = set()
+    for path in paths:
+        for i, rule in enumerate(rules):
+            if re.fullmatch(rule.pattern, path):
+                decided[path] = rule
+                used.add(i)
+                break
+    missing = [path for path in paths if path not in decided]
+    if missing:
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise ConfigError(
+            f"optimizer.rules: no rule matches {', '.join(missing[:_LISTED])}{more}; "
+            "add a rule, the last one with pattern '.*' if it is to take the rest"
+        )
+    for i, rule in enumerate(rules):
+        if i in used or rule in DEFAULT_RULES:
+            continue
+        shadowed = any(re.fullmatch(rule.pattern, path) for path in paths)
+        why = (
+            "every parameter it matches is decided by an earlier rule"
+            if shadowed
+            else f"it matches no parameter (the paths are like {', '.join(paths[:_LISTED])})"
+        )
+        raise ConfigError(f"optimizer.rules[{i}], pattern {rule.pattern!r}: {why}")
+    return decided
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _map_with_path(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """`jax.tree.map` whose function takes the path joined by '/' first."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: function(_name(path), *leaves), tree, *rest
+    )
+
+
+# --------------------------------------------------------------------------------- transformations
+
+
+class ClipState(NamedTuple):
+    """The global norm of the trainable gradients of the last step, before clipping."""
+
+    gradient_norm: jax.Array
+
+
+def _measure_and_clip(
+    clip_norm: float | None, rules: Mapping[str, ParameterRule]
+) -> optax.GradientTransformation:
+    """Records the global norm over the trainable gradients and scales it down to `clip_norm`."""
+
+    def init(params: PyTree) -> ClipState:
+        del params
+        return ClipState(jnp.zeros((), jnp.float32))
+
+    def update(updates: PyTree, state: ClipState, params: PyTree = None) -> Any:
+        del state, params
+        leaves = jax.tree_util.tree_leaves_with_path(updates)
+        norm = optax.tree.norm([g for path, g in leaves if not rules[_name(path)].frozen])
+        if clip_norm is not None:
+            scale = jnp.where(norm > clip_norm, clip_norm / norm, 1.0)
+            updates = jax.tree.map(lambda g: g * scale.astype(g.dtype), updates)
+        return updates, ClipState(norm.astype(jnp.float32))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _preconditioner(config: OptimizerConfig) -> optax.GradientTransformation:
+    match config:
+        case AdamW() | Adam() | Muon():
+            return optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon)
+        case Lion():
+            return optax.scale_by_lion(b1=config.beta1, b2=config.beta2)
+        case SGD():
+            if not config.momentum:
+                return optax.identity()
+            return optax.trace(decay=config.momentum, nesterov=config.nesterov)
+        case Adafactor():
+            parts = [
+                optax.scale_by_factored_rms(decay_rate=config.decay_rate),
+                optax.clip_by_block_rms(config.clipping_threshold),
+            ]
+            if config.multiply_by_parameter_scale:
+                parts.append(optax.scale_by_param_block_rms())
+            return optax.chain(*parts)
+
+
+def _chain(
+    config: OptimizerConfig,
+    rules: Mapping[str, ParameterRule],
+    schedule: ScheduleFn,
+    *scalers: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Precondition, decay, scale; for Adam and SGD the decay comes first (L2)."""
+    steps = list(scalers)
+    if config.weight_decay:
+        # A callable mask: inside a partition the other groups' parameters are masked away.
+        decay = optax.add_decayed_weights(
+            config.weight_decay,
+            mask=lambda params: _map_with_path(lambda path, _: rules[path].decay, params),
+        )
+        steps.insert(0 if isinstance(config, (Adam, SGD)) else len(steps), decay)
+    if any(rule.learning_rate != 1.0 for rule in rules.values()):
+        steps.append(_scale_leaves(lambda path, _: rules[path].learning_rate))
+    return optax.chain(*steps, optax.scale_by_learning_rate(schedule))
+
+
+def _scale_leaves(factor: Callable[[str, jax.Array], float]) -> optax.GradientTransformation:
+    """Multiplies each update by a static factor of its path and shape."""
+    return optax.stateless(
+        lambda updates, _: _map_with_path(lambda path, u: u * factor(path, u), updates)
+    )
+
+
+# ------------------------------------------------------------------------------------------- Muon
+
+
+def _is_layer_matrix(path: str) -> bool:
+    """The matrices inside the layers: not embeddings, output head, norms or biases."""
+    return re.fullmatch(r"(.*/)?layer_\d+/.*/kernel", path) is not None
+
+
+def _muon_axes(path: str, kernel: jax.Array) -> MuonDimensionNumbers:
+    """Which axes of a kernel are its input and its output: query, key, value are [D, N, H] and
+    read D; the attention's output is [N, H, D] and reads N and H together."""
+    axes = tuple(range(kernel.ndim))
+    inputs = axes[:-1] if path.endswith("/output/kernel") else axes[:1]
+    return MuonDimensionNumbers(inputs, axes[len(inputs) :])
+
+
+def _muon_dimensions(params: PyTree) -> PyTree:
+    return _map_with_path(_muon_axes, params)
+
+
+def _muon_factor(path: str, kernel: jax.Array) -> float:
+    """sqrt(max(1, outputs / inputs)): equal changes of activations at any shape (Jordan 2024)."""
+    inputs, outputs = _muon_axes(path, kernel)
+    fan_in = math.prod(kernel.shape[axis] for axis in inputs)
+    fan_out = math.prod(kernel.shape[axis] for axis in outputs)
+    return math.sqrt(max(1.0, fan_out / fan_in))

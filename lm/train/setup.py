@@ -1,0 +1,284 @@
+"""From a config to a running loop: data, model, optimiser, devices, and where to start."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from lm.config import Config
+from lm.data.pipeline import Dataset, prepare_dataset
+from lm.data.tokenizer import Tokenizer, load_tokenizer
+from lm.errors import ConfigError, UserError, did_you_mean
+from lm.objectives import build_objective
+from lm.objectives.base import Objective
+from lm.parallel.mapping import Program, build_mapping
+from lm.train import loop
+from lm.train.checkpoint import Checkpoints, Restored, named_shapes
+from lm.train.digest import tree_digest
+from lm.train.metrics import read_jsonl
+from lm.train.optimizer import build_optimizer, learning_rate
+from lm.train.plan import InSteps, durations, make_plan
+from lm.train.plot import plot_loss
+from lm.train.preemption import StopRequest
+from lm.train.state import TrainState, boxed_params, create_state
+from lm.train.step import evaluate_step, multi_step, train_step
+from lm.train.throughput import flops_per_token, peak_flops
+from lm.train.workdir import (
+    CHECKPOINTS,
+    METRICS,
+    TOKENIZER,
+    begun,
+    check_config,
+    load_params,
+    locked,
+    write_config,
+    write_manifest,
+)
+from lm.types import Batch, Params, PyTree
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def open_dataset(
+    config: Config,
+    objective: Objective,
+    data_root: Path,
+    cache_dir: Path,
+    tokenizer: Tokenizer | None,
+) -> Dataset:
+    """The run's data; `tokenizer` is the one of a run that has begun, None builds it."""
+    return prepare_dataset(
+        config.data,
+        vocab_size=config.model.vocab_size,
+        prepare=objective.prepare,
+        lookahead=objective.lookahead,
+        seed=config.seed,
+        data_root=data_root,
+        cache_dir=cache_dir,
+        tokenizer=tokenizer,
+    )
+
+
+def train(
+    config: Config, workdir: Path, *, data_root: Path, cache_dir: Path, command: list[str]
+) -> int:
+    """Trains, or goes on training, the run in `workdir`; returns the exit status.
+
+    Raises:
+      UserError: bad data, a damaged workdir, a full disk, a loss that is not finite.
+      ConfigError: a config that cannot be meant, or another one than the run began with.
+    """
+    workdir = workdir.expanduser().absolute()
+    with locked(workdir), StopRequest() as stop:
+        tokenizer = None
+        if begun(workdir):
+            check_config(workdir, config, note)
+            tokenizer = load_tokenizer(workdir / TOKENIZER)
+        objective = build_objective(config.objective, config.model)
+        dataset = open_dataset(config, objective, data_root, cache_dir, tokenizer)
+        session = _session(config, workdir, objective, dataset)
+        # Everything that can be wrong with the config or the data has been by now.
+        write_config(workdir, config)
+        if tokenizer is None:
+            dataset.tokenizer.save(workdir / TOKENIZER)
+        state, start, origin = starting_point(session, note)
+        write_manifest(
+            workdir,
+            data={"fingerprint": dataset.fingerprint, **dataset.report},
+            data_root=data_root,
+            command=command,
+            from_step=start,
+            **origin,
+        )
+        if start >= session.plan.total_steps:
+            note(
+                f"{workdir} is finished: step {start} of {session.plan.total_steps}; a longer "
+                "train.duration continues it, another --workdir starts anew"
+            )
+        status = loop.run(session, state, start, stop)
+        session.checkpoints.close()
+        if jax.process_index() == 0:
+            _draw(workdir)
+        return status
+
+
+def _draw(workdir: Path) -> None:
+    try:
+        picture = plot_loss(workdir)
+    except OSError as error:
+        note(f"the loss curve could not be drawn: {error}")
+    else:
+        if picture is not None:
+            note(f"loss curve: {picture}")
+
+
+def _session(config: Config, workdir: Path, objective: Objective, dataset: Dataset) -> loop.Session:
+    in_steps = durations(config, dataset.rows_per_epoch)
+    plan = make_plan(config, in_steps)
+    batch = dataset.batch(0, config.train.batch_size)
+    program = build_program(config, objective, batch, in_steps, plan.total_steps)
+    mapped = build_mapping(
+        config.parallel,
+        program,
+        batch_size=config.train.batch_size,
+        microbatches=config.train.microbatches,
+    )
+    params = mapped.abstract().params
+    _check_evaluation(config, program, params, batch, mapped.devices)
+    _check_split(config, params)
+    return loop.Session(
+        workdir=workdir,
+        config=config,
+        plan=plan,
+        dataset=dataset,
+        mapped=mapped,
+        checkpoints=Checkpoints(workdir / CHECKPOINTS, config.checkpoint, note),
+        flops=flops_per_token(config.model, params, config.data.sequence_length),
+        peak_flops=peak_flops(),
+    )
+
+
+def _check_evaluation(
+    config: Config, program: Program, params: Params, batch: Batch, devices: int
+) -> None:
+    """What would otherwise fail at the first evaluation, hours in."""
+    rows = config.evaluation.batch_size
+    if config.data.validation and rows is not None and rows % devices:
+        raise ConfigError(f"evaluation.batch_size={rows} is not divisible by {devices} devices")
+    metric = config.checkpoint.metric
+    if config.checkpoint.keep_best:
+        evaluate = partial(program.evaluate, reduce=lambda tree: tree)
+        known = jax.eval_shape(evaluate, params, batch)
+        if metric not in known:
+            raise ConfigError(
+                f"checkpoint.metric={metric!r} is not a metric of the evaluation"
+                f"{did_you_mean(metric, known)}"
+            )
+
+
+def _check_split(config: Config, params: Params) -> None:
+    """Refuses an fsdp axis that would split nothing and save no memory."""
+    axes = {axis for leaf in jax.tree.leaves(params) for axis in leaf.sharding.spec}
+    if config.parallel.fsdp > 1 and "fsdp" not in axes:
+        raise ConfigError(
+            f"parallel.fsdp={config.parallel.fsdp} splits no parameter: "
+            f"d_model={config.model.d_model} is not divisible by it"
+        )
+
+
+def build_program(
+    config: Config, objective: Objective, batch: Batch, in_steps: InSteps, total_steps: int
+) -> Program:
+    """The pure functions of a run; of `batch` only the shapes matter."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(batch))
+
+    def boxed() -> PyTree:
+        return boxed_params(objective, zeros_like(shapes), config.seed)
+
+    params = nn.meta.unbox(jax.eval_shape(boxed))
+    optimizer = build_optimizer(
+        config.optimizer, total_steps=total_steps, in_steps=in_steps, params=params
+    )
+    schedule = learning_rate(config.optimizer, total_steps=total_steps, in_steps=in_steps)
+    ema_decay = config.train.ema_decay
+
+    def init() -> TrainState:
+        return create_state(
+            objective, optimizer, zeros_like(shapes), config.seed, ema=ema_decay is not None
+        )
+
+    def train(state: TrainState, batches: Batch, *, reduce: Any, device: Any) -> Any:
+        step = partial(
+            train_step,
+            objective=objective,
+            optimizer=optimizer,
+            microbatches=config.train.microbatches,
+            reduce=reduce,
+            device=device,
+            ema_decay=ema_decay,
+            learning_rate=schedule,
+        )
+        return multi_step(step)(state, batches)
+
+    return Program(init, boxed, train, partial(evaluate_step, objective=objective))
+
+
+def zeros_like(shapes: PyTree) -> PyTree:
+    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+
+
+def starting_point(
+    session: loop.Session, report: Callable[[str], None]
+) -> tuple[TrainState, int, dict[str, Any]]:
+    """Where training starts, in this order: 1. resume, 2. warm start, 3. from scratch.
+
+    Returns the state, its step, and what the manifest should say of it.
+    """
+    mapped, config = session.mapped, session.config
+    restored = session.checkpoints.restore(mapped.abstract())
+    if restored is not None:
+        _check_same_data(session, restored)
+        report(f"resuming from step {restored.step}")
+        return mapped.from_saved(restored.state), restored.step, {}
+    dropped = len(read_jsonl(session.workdir / METRICS))
+    if dropped:
+        report(
+            "there is no checkpoint yet: starting from the beginning, without the "
+            f"{dropped} lines of {METRICS}"
+        )
+    state = mapped.init()
+    if config.train.warm_start is None:
+        return state, 0, {}
+    source = Path(config.train.warm_start).expanduser().absolute()
+    found = load_params(source, report=report)
+    report(f"warm start: parameters of {source}, step {found.step}")
+    state = mapped.from_saved(_with_params(mapped.to_save(state), found.state, config))
+    # The source may go on training: from here on the run depends on its own folder alone.
+    loop.save_checkpoint(session, state, 0, {})
+    session.checkpoints.wait()
+    digest = tree_digest(found.state)
+    origin = {"workdir": str(source), "step": found.step, "params_digest": digest}
+    return state, 0, {"warm_start": origin}
+
+
+def _check_same_data(session: loop.Session, restored: Restored) -> None:
+    now = loop.data_position(session.config, session.dataset, restored.step)
+    for what, key in (("training", "fingerprint"), ("validation", "validation")):
+        if restored.data[key] != now[key]:
+            raise UserError(
+                f"the {what} data changed since the run in {session.workdir} began (fingerprint "
+                f"{restored.data[key]}, now {now[key]}): restore the files, or start in a new "
+                "--workdir"
+            )
+
+
+def _with_params(state: TrainState, params: Params, config: Config) -> TrainState:
+    """`state` with other parameters, which the optimiser starts on afresh."""
+    wanted, given = named_shapes(state.params), named_shapes(params)
+    wrong = [name for name in sorted({*wanted, *given}) if wanted.get(name) != given.get(name)]
+    if wrong:
+        lines = [
+            f"  {name}: warm start {given.get(name, 'absent')}, config {wanted.get(name, 'absent')}"
+            for name in wrong[:5]
+        ]
+        raise ConfigError(
+            f"train.warm_start={config.train.warm_start} is of another model; the first of "
+            f"{len(wrong)} parameters that differ:\n" + "\n".join(lines)
+        )
+
+    def place(new: Any, old: jax.Array) -> jax.Array:
+        return jax.device_put(np.asarray(new).astype(old.dtype), old.sharding)
+
+    placed = jax.tree.map(place, params, state.params)
+    ema = None if state.ema is None else jax.tree.map(place, params, state.ema)
+    return dataclasses.replace(state, params=placed, ema=ema)

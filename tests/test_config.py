@@ -1,0 +1,179 @@
+"""Strict configs: what is accepted, and the words of every refusal."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from typing import Any
+
+import pytest
+
+from lm import config as configs
+from lm.config import AdamW, Cosine, Duration, Learned, ModelConfig, Rotary, TextFiles, from_dict
+from lm.errors import ConfigError
+
+MODEL = {
+    "vocab_size": 65,
+    "num_layers": 2,
+    "d_model": 8,
+    "num_heads": 2,
+    "d_ff": 16,
+    "position": {"kind": "learned", "max_length": 64},
+}
+VALID: dict[str, Any] = {
+    "model": MODEL,
+    "data": {
+        "train": {"books": {"kind": "text", "paths": ["a.txt", "b/*.gz"]}},
+        "validation": {"books": {"kind": "embedded"}},
+        "tokenizer": {"kind": "byte"},
+        "sequence_length": 8,
+    },
+    "train": {"batch_size": 4, "duration": {"steps": 10}},
+    "evaluation": {"every": {"steps": 5}},
+    "optimizer": {"kind": "adamw", "schedule": {"kind": "cosine", "warmup": {"tokens": 64}}},
+}
+
+
+def with_value(key: str, value: Any) -> dict[str, Any]:
+    values = copy.deepcopy(VALID)
+    *parents, last = key.split(".")
+    place = values
+    for name in parents:
+        place = place.setdefault(name, {})
+    place[last] = value
+    return values
+
+
+def test_unions_nested_values_and_defaults() -> None:
+    config = from_dict(configs.Config, VALID)
+    assert config.model.position == Learned(max_length=64)
+    assert config.data.train["books"] == TextFiles(paths=("a.txt", "b/*.gz"))
+    assert config.optimizer == AdamW(schedule=Cosine(warmup=Duration(tokens=64)))
+    assert hash(config.model) == hash(from_dict(ModelConfig, MODEL))
+
+
+def test_json_round_trip_is_exact() -> None:
+    config = from_dict(configs.Config, VALID)
+    stored = json.loads(json.dumps(configs.to_dict(config)))
+    assert from_dict(configs.Config, stored) == config
+    assert configs.fingerprint(stored) == configs.fingerprint(config)
+    assert configs.fingerprint(with_value("seed", 1)) != configs.fingerprint(VALID)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("modle", {}, "config.modle: unknown key; did you mean 'model'?"),
+        ("model.num_layer", 2, "config.model.num_layer: unknown key; did you mean 'num_layers'?"),
+        ("optimizer.lr", 1, "config.optimizer.lr: unknown key for kind 'adamw'; known: beta1,"),
+        ("optimizer.momentum", 0.9, "config.optimizer.momentum: unknown key"),
+        ("optimizer.kind", "adamx", "config.optimizer.kind: no such kind 'adamx'; did you mean"),
+        ("model.position.base", 1e4, "config.model.position.base: unknown key"),
+        ("model.position", {"max_length": 3}, "expected a mapping with kind = one of"),
+        ("model.vocab_size", "65", "config.model.vocab_size: expected a whole number, got '65'"),
+        ("model.vocab_size", 65.5, "config.model.vocab_size: expected a whole number, got 65.5"),
+        ("model.vocab_size", True, "config.model.vocab_size: expected a whole number, got True"),
+        ("model.tie_embeddings", 1, "config.model.tie_embeddings: expected True or False, got 1"),
+        ("model.activation", "gleu", "expected one of"),
+        ("model.activation", "gleu", "did you mean 'gelu'?"),
+        ("model.layer_pattern", "global", "config.model.layer_pattern: expected a list or tuple"),
+        ("model.layer_pattern", ["globl"], "config.model.layer_pattern[0]: expected one of"),
+        ("data.train.books.fraction", [0.1], "config.data.train.books.fraction: expected 2 values"),
+        ("data.train.books.fraction", [0.9, 0.1], "0 <= begin < end <= 1"),
+        ("data.train", {}, "config.data: data.train names no source"),
+        ("train.duration", {"steps": 1, "epochs": 1}, "exactly one of steps, epochs, tokens"),
+        ("train.duration", {}, "exactly one of steps, epochs, tokens; given: none"),
+        ("train.microbatches", 3, "batch_size=4 is not divisible by microbatches=3"),
+        ("model.num_heads", 3, "config.model: d_model=8 is not divisible by num_heads=3"),
+        ("model.layer_pattern", ["local"], "so window (positions) must be set"),
+        ("model.window", 4, "window=4 is used by no layer"),
+        ("model.window", -3, "window must be at least 1, not -3"),
+        ("model.num_kv_heads", 0, "num_kv_heads must be at least 1, not 0"),
+        ("model.layer_pattern", [], "layer_pattern names no layer"),
+        ("model.logit_softcap", 0.0, "logit_softcap must be above 0, not 0.0"),
+        ("model.dropout", {"residual": 1.5}, "config.model.dropout: residual must be in [0, 1)"),
+        ("model.norm", {"kind": "rms", "bias": True}, "RMSNorm has no bias"),
+        ("model.norm.epsilon", -1.0, "config.model.norm: epsilon must be above 0"),
+        ("model.position", {"kind": "rotary", "fraction": 2.0}, "fraction must be in (0, 1]"),
+        ("model.position", {"kind": "t5_relative", "num_buckets": 1}, "num_buckets must be at"),
+        ("model.position", {"kind": "t5_relative", "max_distance": 16}, "must be above num_buc"),
+        ("objective", {"kind": "causal_lm", "label_smoothing": 2}, "label_smoothing must be in"),
+        ("objective", {"kind": "causal_lm", "chunk_tokens": -5}, "chunk_tokens must be at least 0"),
+        ("data.read_threads", -1, "config.data: read_threads must be at least 0, not -1"),
+        ("data.train.books.weight", 0, "weight must be above 0, not 0.0"),
+        ("data.train.books.weight", float("inf"), "expected a finite number, got inf"),
+        ("data.validation", {}, "but data.validation names no source to evaluate on"),
+        ("optimizer.learning_rate", -1, "learning_rate must be at least 0, not -1.0"),
+        ("optimizer.clip_norm", -1, "clip_norm must be above 0, not -1.0"),
+        ("optimizer.beta2", 1.5, "beta2 must be in [0, 1), not 1.5"),
+        ("optimizer.schedule.final", -5, "final must be in [0, 1], a part of the peak, not -5"),
+        ("optimizer.rules", [{"pattern": "("}], "pattern '(' is not a regular expression"),
+        ("train.ema_decay", 1.5, "ema_decay must be in [0, 1), not 1.5"),
+        ("train.duration", {"epochs": float("inf")}, "expected a finite number"),
+        ("evaluation.batches", 0, "batches must be at least 1, not 0"),
+        ("checkpoint.keep_last", 0, "keep_last must be at least 1, not 0"),
+        ("seed", -1, "seed must be in [0, 2^32), not -1"),
+    ],
+)
+def test_refusals(key: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        from_dict(configs.Config, with_value(key, value))
+
+
+def test_a_required_key_is_named() -> None:
+    values = copy.deepcopy(VALID)
+    del values["model"]["d_ff"]
+    with pytest.raises(ConfigError, match=r"config\.model\.d_ff: required, and not given"):
+        from_dict(configs.Config, values)
+
+
+def test_rotary_needs_pairs() -> None:
+    model = {**MODEL, "position": {"kind": "rotary", "fraction": 0.25}}
+    with pytest.raises(ConfigError, match="must be an even whole number"):
+        from_dict(ModelConfig, model)
+    assert from_dict(ModelConfig, {**MODEL, "position": {"kind": "rotary"}}).position == Rotary()
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "expected"),
+    [
+        ("optimizer.learning_rate", "3e-4", 3e-4),
+        ("train.duration.steps", "1e4", 10_000),
+        ("train.ema_decay", "None", None),
+        ("train.ema_decay", "0.99", 0.99),
+        ("model.activation", "swiglu", "swiglu"),
+        ("model.tie_embeddings", "false", False),
+        ("data.train.books.paths", "('x', 'y')", ("x", "y")),
+        ("checkpoint.every.epochs", "0.5", 0.5),
+        ("objective.kind", "causal_lm", "causal_lm"),
+    ],
+)
+def test_overrides(key: str, text: str, expected: Any) -> None:
+    values = copy.deepcopy(VALID)
+    configs.apply_override(values, key, text)
+    value: Any = from_dict(configs.Config, values)
+    for name in key.split("."):
+        value = value[name] if isinstance(value, dict) else getattr(value, name)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+def test_an_override_below_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_size is a value"):
+        configs.apply_override(copy.deepcopy(VALID), "train.batch_size.rows", "3")
+
+
+def test_differences_name_the_leaves() -> None:
+    old = configs.to_dict(from_dict(configs.Config, VALID))
+    new = configs.to_dict(from_dict(configs.Config, with_value("model.d_ff", 32)))
+    assert configs.differences(old, new) == [("model.d_ff", 16, 32)]
+    assert configs.differences(old, old) == []
+
+
+def test_durations_in_steps() -> None:
+    lengths = {"tokens_per_step": 100, "steps_per_epoch": 2.5}
+    assert Duration(steps=7).in_steps(**lengths) == 7
+    assert Duration(tokens=201).in_steps(**lengths) == 3
+    assert Duration(epochs=2).in_steps(**lengths) == 5
+    assert Duration(epochs=3).in_steps(**lengths) == 8
