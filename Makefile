@@ -7,15 +7,20 @@ RUN    ?= runs/quickstart
 JOBS   ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$(( n > 8 ? 8 : n )))
 ARGS   ?=
 
-BIN   := $(VENV)/bin
-STAMP := $(VENV)/.installed
-PIP   := $(BIN)/python -m pip --disable-pip-version-check
+# The reference's torch, without its gigabytes of CUDA where pip's index has a build for the CPU
+# alone under this version; else: TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
+TORCH  ?= torch==2.13.0
+
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PARITY := $(VENV)/.parity
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint format clean
+.PHONY: help setup quickstart test test-slow test-parity parity-table lint format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## the virtual environment .venv with lm (editable) and the test tools
 
@@ -47,6 +52,18 @@ test: setup ## the tests that take seconds
 
 test-slow: setup ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow --timeout=1800 $(ARGS)
+
+$(PARITY): $(STAMP)
+	@echo "installing transformers and torch into $(VENV), to compare with" >&2
+	@$(PIP) install --quiet $(TORCH)
+	@$(PIP) install --quiet --editable '.[test,parity]'
+	@touch $@
+
+test-parity: $(PARITY) ## every family against transformers on CPU torch, which it installs
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n $(JOBS) tests/parity $(ARGS)
+
+parity-table: $(PARITY) ## the same as a table: family x what is compared, with the errors measured
+	@HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu $(BIN)/python -m tests.parity.table
 
 lint: setup ## ruff, mypy and the import contract; changes nothing
 	$(BIN)/ruff check .

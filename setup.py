@@ -56,6 +56,9 @@ setup(
         "cuda": ["jax[cuda13]>=0.10"],
         # Only to prepare TFDS's own datasets; reading prepared ones needs no TensorFlow.
         "tf": ["tensorflow"],
+        # Only to compare with the reference implementation (tests/parity). Its fifth version
+        # renamed arguments and keeps T5's settings in other keys; a sixth would do the like.
+        "parity": ["safetensors", "torch>=2.13", "transformers>=5.23,<6"],
         "test": [
             "beartype",
             "hypothesis",

@@ -1,18 +1,21 @@
 """What experiment files share: choosing a variant, recurring pieces, and the `:smoke` size.
 
 An experiment is a file with a docstring (paper, command, cost, what was measured), a mapping
-`VARIANTS` from names to functions without arguments, and `get_config(arg)`. The values are plain:
-nested dicts of the dataclasses in `lm/config.py`, a choice between kinds told by its key `kind`.
+`VARIANTS` from names to functions without arguments, and `get_config(arg)`. Beside it, a family's
+`model.py` has its published sizes, `SIZES`, and `model(size)`: what is computed, `lm.config`'s
+`ModelConfig`; how (precision, rematerialisation) and on what is the experiment's. The values are
+plain: nested dicts of `lm.config`'s dataclasses, a choice between kinds told by its key `kind`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
 Variants = Mapping[str, Callable[[], ConfigDict]]
+T = TypeVar("T")
 
 
 def select(arg: str, variants: Variants) -> ConfigDict:
@@ -27,6 +30,17 @@ def select(arg: str, variants: Variants) -> ConfigDict:
     if (arg or default) not in variants:
         raise ValueError(f"no variant {arg!r}; there are: {', '.join([*variants, 'smoke'])}")
     return variants[arg or default]()
+
+
+def of_size(size: str, sizes: Mapping[str, T]) -> T:
+    """The numbers of one size of a family.
+
+    Raises:
+      ValueError: there is no such size; the message lists those there are.
+    """
+    if size not in sizes:
+        raise ValueError(f"no size {size!r}; there are: {', '.join(sizes)}")
+    return sizes[size]
 
 
 def split(source: Mapping[str, Any], held_out: float) -> dict[str, Any]:

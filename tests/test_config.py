@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 from lm import config as configs
-from lm.config import AdamW, Cosine, Duration, Learned, ModelConfig, Rotary, TextFiles, from_dict
+from lm.config import (
+    AdamW,
+    Config,
+    Cosine,
+    Duration,
+    Learned,
+    ModelConfig,
+    Rotary,
+    TextFiles,
+    from_dict,
+)
 from lm.errors import ConfigError
 
 MODEL = {
@@ -81,7 +91,6 @@ def test_json_round_trip_is_exact() -> None:
         ("model.layer_pattern", ["globl"], "config.model.layer_pattern[0]: expected one of"),
         ("data.train.books.fraction", [0.1], "config.data.train.books.fraction: expected 2 values"),
         ("data.train.books.fraction", [0.9, 0.1], "0 <= begin < end <= 1"),
-        ("data.train", {}, "config.data: data.train names no source"),
         ("train.duration", {"steps": 1, "epochs": 1}, "exactly one of steps, epochs, tokens"),
         ("train.duration", {}, "exactly one of steps, epochs, tokens; given: none"),
         ("train.microbatches", 3, "batch_size=4 is not divisible by microbatches=3"),
@@ -177,3 +186,69 @@ def test_durations_in_steps() -> None:
     assert Duration(tokens=201).in_steps(**lengths) == 3
     assert Duration(epochs=2).in_steps(**lengths) == 5
     assert Duration(epochs=3).in_steps(**lengths) == 8
+
+
+def test_architectures_that_cannot_be_meant() -> None:
+    def model(**fields: Any) -> None:
+        values = dict(vocab_size=13, num_layers=2, d_model=16, num_heads=4, d_ff=24)
+        from_dict(ModelConfig, {**values, "position": {"kind": "none"}, **fields})
+
+    xlnet = dict(
+        architecture="two_stream",
+        position={"kind": "xlnet_relative"},
+        norm={"placement": "post"},
+        attention_bias=False,
+        attention_output_bias=False,
+    )
+    model(**xlnet)
+    t5 = {"kind": "t5_relative", "num_buckets": 2, "max_distance": 16}
+    wrong: dict[str, dict[str, Any]] = {
+        "needs decoder_start_id": dict(architecture="encoder_decoder"),
+        r"decoder_start_id=13 is not in a vocabulary of 13": dict(
+            architecture="encoder_decoder", decoder_start_id=13
+        ),
+        "num_decoder_layers is for": dict(num_decoder_layers=2),
+        "go together": dict(architecture="two_stream"),
+        r"needs scan_layers=False, not True": {**xlnet, "scan_layers": True},
+        r"needs scale_embeddings=False": {**xlnet, "scale_embeddings": True},
+        r'has norm\.placement="post"': {**xlnet, "norm": {"placement": "pre"}},
+        r"d_model=15 must be even": {**xlnet, "d_model": 15, "num_heads": 3},
+        r"num_buckets=2 must be at least 4 in an encoder": dict(
+            architecture="encoder", position=t5
+        ),
+        "heads names a kind twice": dict(
+            heads=[{"kind": "span", "num_labels": 2}, {"kind": "span", "num_labels": 2}]
+        ),
+        "pooler must be set": dict(heads=[{"kind": "classification", "num_labels": 2}]),
+        "a span head has num_labels=2, not 3": dict(heads=[{"kind": "span", "num_labels": 3}]),
+        "embedding_size=8 is not d_model=16": dict(embedding_size=8),
+        'lm_head_bias is set, but lm_head="none"': dict(lm_head="none", lm_head_bias=True),
+        'logit_scale is set, but lm_head="none"': dict(lm_head="none", logit_scale=2.0),
+        "without tied embeddings it needs": dict(
+            tie_embeddings=False, lm_head_bias=True, logit_scale=2.0
+        ),
+        "without dense there is no activation": dict(pooler={"dense": False}),
+    }
+    for message, fields in wrong.items():
+        with pytest.raises(ConfigError, match=message):
+            model(**fields)
+
+
+def test_an_objective_says_what_it_can_train() -> None:
+    data = {"train": {"e": {"kind": "embedded"}}, "tokenizer": {"kind": "byte"}}
+    values: dict[str, Any] = dict(
+        model=dict(
+            vocab_size=13, num_layers=1, d_model=8, num_heads=2, d_ff=8, position={"kind": "none"}
+        ),
+        data={**data, "sequence_length": 8},
+        train={"batch_size": 2, "duration": {"steps": 1}},
+    )
+    values["model"]["architecture"] = "encoder"
+    with pytest.raises(
+        ConfigError, match=r"'causal_lm' trains decoder, and model\.architecture is"
+    ):
+        from_dict(Config, values)
+    from_dict(Config, {**values, "objective": None})
+    values["model"].update(architecture="decoder", lm_head="none")
+    with pytest.raises(ConfigError, match="needs a language-model head"):
+        from_dict(Config, values)

@@ -1,10 +1,13 @@
-"""Every shipped experiment: importable without JAX, strict, described, of the right size."""
+"""Every shipped experiment and family: importable without JAX, strict, described.
+
+Their numbers of parameters are in test_model_sizes.py.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
-import math
 import re
 import subprocess
 import sys
@@ -12,14 +15,19 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from ml_collections import ConfigDict
 
-from lm.config import Config, from_dict
+from lm.config import Config, DropoutConfig, ModelConfig, Rotary, from_dict
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / "experiments").rglob("*.py")
-    if path.name not in ("__init__.py", "common.py", "claims.py")
+    if path.name not in ("__init__.py", "common.py", "claims.py", "model.py")
+)
+# A family's model.py has its sizes; the experiments beside it train them.
+MODELS = sorted(
+    path.relative_to(ROOT).as_posix() for path in (ROOT / "experiments").rglob("model.py")
 )
 
 
@@ -32,15 +40,24 @@ def load(name: str) -> ModuleType:
     return module
 
 
+SIZES = [(name, size) for name in MODELS for size in load(name).SIZES]
 VARIANTS = [(name, variant) for name in FILES for variant in [*load(name).VARIANTS, "smoke", ""]]
 
 
 def resolve(name: str, variant: str) -> Config:
-    return from_dict(Config, load(name).get_config(variant).to_dict())
+    """The variant's config; where model and tokenizer are those of a run to go on with
+    (continue.py), as going on with the quickstart's."""
+    values = load(name).get_config(variant).to_dict()
+    if "model" not in values:
+        run = load("experiments/quickstart.py").get_config().to_dict()
+        values["model"] = run["model"]
+        values["data"].setdefault("tokenizer", run["data"]["tokenizer"])
+    return from_dict(Config, values)
 
 
 def test_the_glob_finds_the_experiments() -> None:
     assert "experiments/quickstart.py" in FILES and len(FILES) >= 6
+    assert "experiments/bert/model.py" in MODELS and len(MODELS) >= 15
 
 
 def test_experiments_import_without_jax_or_lm() -> None:
@@ -51,11 +68,15 @@ for blocked in ("jax", "jaxlib", "flax", "optax", "lm"):
     sys.modules[blocked] = None
 for path in sys.argv[1:]:
     module = runpy.run_path(path)
+    if path.endswith("/model.py"):
+        for size in module["SIZES"]:
+            module["model"](size)
+        continue
     for variant in [*module["VARIANTS"], "smoke"]:
         module["get_config"](variant)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, *FILES], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", program, *FILES, *MODELS], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 
@@ -90,9 +111,7 @@ def test_the_header_says_what_to_run_what_it_costs_and_what_was_measured(name: s
 
 @pytest.mark.parametrize("name", FILES)
 def test_smoke_keeps_the_switches_and_shrinks_the_sizes(name: str) -> None:
-    module = load(name)
-    full = from_dict(Config, module.get_config().to_dict())
-    small = from_dict(Config, module.get_config("smoke").to_dict())
+    full, small = resolve(name, ""), resolve(name, "smoke")
     for switch in ("activation", "layer_pattern", "tie_embeddings", "scan_layers", "remat"):
         assert getattr(small.model, switch) == getattr(full.model, switch), switch
     assert type(small.model.position) is type(full.model.position)
@@ -111,59 +130,56 @@ def test_smoke_trains(name: str, workdir: Path) -> None:
     assert max(steps) >= 2
 
 
-def parameters(name: str, variant: str) -> tuple[int, int]:
-    """How many parameters the variant's model has: all of them, and without the embeddings."""
-    import jax
-    import jax.numpy as jnp
-    from flax import linen as nn
-
-    from lm.model import build_model
-
-    model = build_model(resolve(name, variant).model)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
-    leaves = jax.tree_util.tree_leaves_with_path(nn.meta.unbox(abstract["params"]))
-    counts = {jax.tree_util.keystr(path): math.prod(leaf.shape) for path, leaf in leaves}
-    body = {path: n for path, n in counts.items() if "embedding" not in path}
-    return sum(counts.values()), sum(body.values())
+@pytest.mark.parametrize(("name", "size"), SIZES)
+def test_every_size_is_a_valid_model(name: str, size: str) -> None:
+    """Through a ConfigDict, as an experiment passes it on."""
+    values = ConfigDict({"model": load(name).model(size)}).to_dict()
+    config = from_dict(ModelConfig, values["model"])
+    assert config.compute_dtype == "float32" and config.remat == "none", "the experiment's choice"
 
 
-@pytest.mark.parametrize(
-    ("name", "variant", "published"),
-    [
-        ("experiments/gpt2/openwebtext.py", "124m", 124_439_808),
-        ("experiments/gpt2/openwebtext.py", "355m", 354_823_168),
-        ("experiments/gpt2/openwebtext.py", "774m", 774_030_080),
-        ("experiments/gpt2/openwebtext.py", "1558m", 1_557_611_200),
-        ("experiments/llama/pretrain.py", "1b", 1_235_814_400),
-        ("experiments/llama/pretrain.py", "7b", 6_738_415_616),
-        ("experiments/llama/pretrain.py", "8b", 8_030_261_248),
-    ],
-)
-def test_released_models_have_their_number_of_parameters(
-    name: str, variant: str, published: int
-) -> None:
-    assert parameters(name, variant)[0] == published
+@pytest.mark.parametrize("name", MODELS)
+def test_a_family_names_its_paper_and_an_unknown_size_lists_the_known_ones(name: str) -> None:
+    module = load(name)
+    assert re.search(r"et al\. \d{4}|Team \d{4}", module.__doc__ or ""), "no paper in the header"
+    with pytest.raises(ValueError, match="no size 'nonsense'; there are: ") as caught:
+        module.model("nonsense")
+    for size in module.SIZES:
+        assert size in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gpt3", "lamda"])
+def test_a_family_without_a_reference_says_so_and_how_it_is_checked(name: str) -> None:
+    header = " ".join((load(f"experiments/{name}/model.py").__doc__ or "").split())
+    assert "There is no public reference implementation." in header
+    assert "number of parameters" in header and "tests/parity" in header
+
+
+# Where the experiment calls a size by another name than model.py does.
+RENAMED = {"llama/1b": "3.2-1b", "llama/7b": "2-7b", "llama/8b": "3-8b"}
 
 
 @pytest.mark.parametrize(
-    ("variant", "rounded"),
+    ("name", "variant"),
     [
-        ("125m", 125e6),
-        ("350m", 350e6),
-        ("760m", 760e6),
-        ("1.3b", 1.3e9),
-        ("2.7b", 2.7e9),
-        ("6.7b", 6.7e9),
-        ("13b", 13e9),
-        ("175b", 175e9),
+        (name, variant)
+        for name in FILES
+        if str(Path(name).parent / "model.py") in MODELS
+        for variant in load(name).VARIANTS
     ],
 )
-def test_gpt3_has_the_papers_rounded_number_of_parameters(variant: str, rounded: float) -> None:
-    total, _ = parameters("experiments/gpt3/pretrain.py", variant)
-    assert abs(total / rounded - 1) < 0.03
+def test_what_is_pretrained_is_the_family_s_model(name: str, variant: str) -> None:
+    """But for how it is computed, dropout, and rotations stretched only after pretraining."""
+    folder = Path(name).parent
+    size = RENAMED.get(f"{folder.name}/{variant}", variant)
+    published = from_dict(ModelConfig, load(str(folder / "model.py")).model(size))
+    trained = resolve(name, variant).model
 
+    def plain(model: ModelConfig) -> ModelConfig:
+        same = {"compute_dtype": "float32", "remat": "none", "scan_layers": False}
+        position = model.position
+        if isinstance(position, Rotary):
+            position = dataclasses.replace(position, scaling=None)
+        return dataclasses.replace(model, position=position, dropout=DropoutConfig(), **same)
 
-@pytest.mark.parametrize(("variant", "billions"), [("2b", 2), ("8b", 8), ("137b", 137)])
-def test_lamda_has_the_papers_billions_without_embeddings(variant: str, billions: int) -> None:
-    _, body = parameters("experiments/lamda/pretrain.py", variant)
-    assert body // 10**9 == billions
+    assert plain(trained) == plain(published)

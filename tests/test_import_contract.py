@@ -76,12 +76,11 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def test_experiments_import_ml_collections_and_their_common_module_only() -> None:
+def test_experiments_import_ml_collections_and_each_other_only() -> None:
     for path in (ROOT / "experiments").rglob("*.py"):
         foreign = {
             name
             for name in imported(path)
-            if name not in ("ml_collections", "experiments.common")
-            and name.split(".")[0] not in sys.stdlib_module_names
+            if name.split(".")[0] not in ("ml_collections", "experiments", *sys.stdlib_module_names)
         }
         assert not foreign, f"{path.relative_to(ROOT)} imports {', '.join(sorted(foreign))}"

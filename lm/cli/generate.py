@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from absl import flags
 
-from lm.errors import ConfigError, UserError
+from lm.errors import ConfigError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from lm.generate.sampling import SamplingConfig
@@ -66,6 +66,9 @@ def define(values: flags.FlagValues) -> None:
         "--stop=$'\\n'; may be repeated",
         **options,
     )
+    text("source_token", None, "of an encoder-decoder: a token before the text it reads, such as "
+         "M2M-100's __en__", **options)  # fmt: skip
+    text("target_token", None, "a token that its text begins with, such as __de__", **options)
     whole("step", None, "use the checkpoint of this step instead of the newest", **options)
     flags.DEFINE_bool("json", False, "print one JSON object: {prompt, completions: "
                       "[{text, tokens, finish_reason}]}", **options)  # fmt: skip
@@ -140,9 +143,44 @@ def default_new_tokens(run: Run, prompt: str) -> int:
     limit = position_limit(run.config.model)
     if limit is None:
         return NEW_TOKENS
+    if run.config.model.architecture == "encoder_decoder":
+        return max(1, min(NEW_TOKENS, limit - 1))
     used = len(encode_prompt(run.tokenizer, prompt, run.config.data))
     # A prompt that leaves no room at all is refused further on, with the numbers.
     return max(1, min(NEW_TOKENS, limit - used))
+
+
+def language_tokens(
+    run: Run, source: str | None, target: str | None
+) -> tuple[list[int], list[int] | None]:
+    """What stands before an encoder-decoder's source, and what its target begins with.
+
+    Raises:
+      ConfigError: the model is none, or the tokenizer has no such token.
+    """
+    if source is None and target is None:
+        return [], None
+    model = run.config.model
+    if model.architecture != "encoder_decoder":
+        raise ConfigError(
+            "--source_token and --target_token are for encoder-decoders; this model is a "
+            f"{model.architecture}"
+        )
+    pieces = run.tokenizer.pieces(range(run.tokenizer.vocab_size))
+
+    def number(flag: str, piece: str) -> int:
+        if piece not in pieces:
+            raise ConfigError(
+                f"--{flag}={piece}: the tokenizer has no such token{did_you_mean(piece, pieces)}"
+            )
+        return pieces.index(piece)
+
+    assert model.decoder_start_id is not None
+    before = [] if source is None else [number("source_token", source)]
+    start = None
+    if target is not None:
+        start = [model.decoder_start_id, number("target_token", target)]
+    return before, start
 
 
 def run_with(
@@ -153,14 +191,17 @@ def run_with(
     from lm.generate.text import generate_text
 
     streaming = values.num_return_sequences == 1 and not values.json
+    # What an encoder has read is no beginning of what the decoder writes.
+    beginning = prompt if run.config.model.architecture == "decoder" else ""
     echoed = False
 
     def show(prompt_index: int, sequence: int, text: str) -> None:
         nonlocal echoed
         # The prompt comes with the first text, so that an error leaves nothing on stdout.
-        print(text if echoed else prompt + text, end="", flush=True, file=out)
+        print(text if echoed else beginning + text, end="", flush=True, file=out)
         echoed = True
 
+    before, start = language_tokens(run, values.source_token, values.target_token)
     started = time.perf_counter()
     [completions] = generate_text(
         run.model,
@@ -173,15 +214,17 @@ def run_with(
         seed=values.seed,
         num_return_sequences=values.num_return_sequences,
         data=run.config.data,
+        before=before,
+        start=start,
         on_text=show if streaming else None,
     )
     elapsed = time.perf_counter() - started
     if streaming:
-        print("" if echoed else prompt, file=out)
+        print("" if echoed else beginning, file=out)
     elif values.json:
         print(json.dumps(as_json(prompt, completions), ensure_ascii=False), file=out)
     else:
-        print(f"\n{SEPARATOR}\n".join(prompt + c.text for c in completions), file=out)
+        print(f"\n{SEPARATOR}\n".join(beginning + c.text for c in completions), file=out)
     count = sum(len(c.tokens) for c in completions)
     print(
         f"{count} tokens in {elapsed:.2f} s ({count / elapsed:.1f} tokens/s, compilation "

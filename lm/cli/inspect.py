@@ -28,7 +28,7 @@ def run(values: flags.FlagValues, rest: list[str]) -> int:
     no_positional(rest)
     from lm.train.checkpoint import Checkpoints, named_shapes
     from lm.train.digest import json_digest, tree_digest
-    from lm.train.workdir import CHECKPOINTS, read_config
+    from lm.train.workdir import CHECKPOINTS, CONVERTED, read_config, read_json
 
     workdir = Path(values.workdir)
     read_config(workdir)
@@ -40,13 +40,11 @@ def run(values: flags.FlagValues, rest: list[str]) -> int:
     params = restored.state["params"]
     shapes = named_shapes(params)
     table = [{"name": n, "shape": list(s), "size": math.prod(s)} for n, s in shapes.items()]
-    digests = {
-        "params": tree_digest(params),
-        "optimizer": tree_digest(restored.state["opt_state"]),
-        "data": json_digest(restored.data),
-    }
-    if restored.state["ema"] is not None:
-        digests["ema"] = tree_digest(restored.state["ema"])
+    digests = {"params": tree_digest(params), "data": json_digest(restored.data)}
+    # A converted model has no optimiser's state, and few runs keep an average.
+    for name, field in (("optimizer", "opt_state"), ("ema", "ema")):
+        if restored.state[field] is not None:
+            digests[name] = tree_digest(restored.state[field])
     summary = {
         "workdir": str(workdir),
         "step": restored.step,
@@ -57,5 +55,8 @@ def run(values: flags.FlagValues, rest: list[str]) -> int:
         "evaluation": restored.meta["evaluation"],
         "table": table,
     }
+    if (workdir / CONVERTED).exists():
+        origin = read_json(workdir / CONVERTED)
+        summary["converted"] = {name: origin.get(name) for name in ("from", "format", "family")}
     print(json.dumps(summary, indent=2))
     return 0

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from lm.errors import ConfigError, UserError
+from lm.cli.files import check_output, read_objects, string_field, write_output
+from lm.errors import UserError
 
 if TYPE_CHECKING:
     from lm.evaluate.scoring import Score
@@ -78,45 +77,14 @@ def read_lines(path: str) -> Iterator[tuple[str, dict[str, str]]]:
     """(where, {"text"} or {"context", "continuation"}) of each line; where is "file:line".
 
     Raises:
-      ConfigError: no path.
-      UserError: the file cannot be read, or a line is not what it should be.
+      ConfigError, UserError: as `lm.cli.files.read_objects`, or a line is not what it should be.
     """
-    if not path:
-        raise ConfigError("--input= names no file: give one of JSON lines, or - (standard input)")
-    try:
-        name = "standard input" if path == "-" else path
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"could not read --input={path}: {error.strerror}") from error
-    if not data:
-        raise UserError(f"{name} is empty: nothing to score")
-    # Split at newlines only: a string may hold other line separators.
-    for number, line in enumerate(data.removesuffix(b"\n").split(b"\n"), 1):
-        where = f"{name}:{number}"
-        if not line.strip():
-            raise UserError(f"{where}: the line is blank; every line must be a JSON object")
-        try:
-            value = json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
-        except ValueError as error:
-            raise UserError(f"{where}: not a JSON line in UTF-8: {error}") from error
-        except RecursionError:
-            raise UserError(f"{where}: not a JSON line to score: nested too deeply") from None
+    for where, value in read_objects(path):
         yield where, _fields(value, where)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Raises ValueError where a key comes twice: only one could count."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the key {twice!r} is given more than once")
-    return value
-
-
-def _fields(value: Any, where: str) -> dict[str, str]:
+def _fields(value: Mapping[str, Any], where: str) -> dict[str, str]:
     """The form a line is in, checked."""
-    if not isinstance(value, Mapping):
-        raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}")
     pair = {"context", "continuation"}
     if "text" in value and pair & set(value):
         raise UserError(f'{where}: give either "text" or "context" and "continuation", not both')
@@ -124,14 +92,11 @@ def _fields(value: Any, where: str) -> dict[str, str]:
         keys = ", ".join(map(repr, value)) or "none"
         raise UserError(f'{where}: needs "text", or "context" and "continuation"; its keys: {keys}')
     names = ("text",) if "text" in value else ("context", "continuation")
+    fields = {name: string_field(value, name, where) for name in names}
     for name in names:
-        if not isinstance(value[name], str):
-            nested = isinstance(value[name], (list, dict))
-            got = type(value[name]).__name__ if nested else json.dumps(value[name])
-            raise UserError(f'{where}: "{name}" must be a string, not {got}')
-        if name != "context" and not value[name]:
+        if name != "context" and not fields[name]:
             raise UserError(f'{where}: "{name}" is empty, there is nothing to score')
-    return {name: value[name] for name in names}
+    return fields
 
 
 def score_lines(
@@ -164,23 +129,6 @@ def score_lines(
     )
 
 
-def check_output(path: str | None) -> None:
-    """What can be known to be wrong with --output before anything is scored.
-
-    Raises:
-      ConfigError: no path.
-      UserError: a folder, or in a folder that is not there.
-    """
-    if path is None:
-        return
-    if not path:
-        raise ConfigError("--output= names no file; leave it out for standard output")
-    if Path(path).is_dir():
-        raise UserError(f"could not write --output={path}: it is a folder")
-    if not Path(path).parent.is_dir():
-        raise UserError(f"could not write --output={path}: {Path(path).parent} is no folder")
-
-
 def write_scores(scores: Iterable[Score], path: str | None) -> None:
     """JSON lines to `path`, whole or not at all, or to standard output.
 
@@ -195,11 +143,4 @@ def write_scores(scores: Iterable[Score], path: str | None) -> None:
     if path is None:
         print(text, end="")
         return
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"could not write --output={path}: {error.strerror}") from error
+    write_output(path, lambda file: file.write(text.encode()))

@@ -14,6 +14,7 @@ EXAMPLES = """
 lm train --config=experiments/quickstart.py --workdir=runs/quickstart
 lm train --config=experiments/nanogpt/shakespeare_char.py:cpu --workdir=runs/s --data_root=DIR
 lm train --config=experiments/quickstart.py --workdir=runs/b --config.optimizer.learning_rate=1e-3
+lm train --config=experiments/continue.py --workdir=runs/c --config.train.warm_start=runs/quickstart
 """
 
 
@@ -34,13 +35,18 @@ def run(values: flags.FlagValues, rest: list[str], overrides: list[tuple[str, st
     from lm.data.roots import cache_root
 
     no_positional(rest)
-    config = load_config(values.config, overrides)
+    # Before the config, which may be that of a model to go on with.
     use_compilation_cache()
+    workdir = Path(values.workdir)
+    if (workdir / "convert.json").exists():
+        from lm.train.workdir import check_not_converted
+
+        check_not_converted(workdir)
+    config = load_config(values.config, overrides, workdir)
 
     from lm.train.setup import train
     from lm.train.workdir import run_data_root
 
-    workdir = Path(values.workdir)
     return train(
         config,
         workdir,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Union
 
-from lm.config.checks import at_least, check, positive
+from lm.config.checks import at_least, positive
 from lm.errors import ConfigError
 
 
@@ -145,14 +145,30 @@ class SentencePieceTokenizer:
     kind: Literal["sentencepiece"] = "sentencepiece"
 
 
+@dataclass(frozen=True)
+class HuggingFaceTokenizer:
+    """Any tokenizer.json, used as it is: `path` is the file, or a folder with it and the
+    tokenizer_config.json beside it. Loaded, never trained."""
+
+    path: str | None = None
+    vocab_size: int | None = None
+    kind: Literal["huggingface"] = "huggingface"
+
+
 TokenizerConfig = Union[
-    ByteTokenizer, CharacterTokenizer, BPETokenizer, WordPieceTokenizer, SentencePieceTokenizer
+    ByteTokenizer,
+    CharacterTokenizer,
+    BPETokenizer,
+    WordPieceTokenizer,
+    SentencePieceTokenizer,
+    HuggingFaceTokenizer,
 ]
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is read, and how documents become rows of `sequence_length` tokens.
+    """What is read, and how documents become rows of `sequence_length` tokens. `train` of a model
+    that was converted, not trained here, names no source.
 
     `packing`: "stream" joins the documents of an epoch in shuffled order and cuts the stream into
     rows; "first_fit" puts whole documents (cut only where longer than a row) into rows; "none"
@@ -174,6 +190,5 @@ class DataConfig:
     prefetch: int = 16
 
     def __post_init__(self) -> None:
-        check(len(self.train) > 0, "data.train names no source")
         at_least(self, 1, "sequence_length")
         at_least(self, 0, "read_threads", "prefetch")

@@ -1,86 +1,13 @@
-"""What is computed and what is learned: architectures and objectives."""
+"""What is computed: every architecture."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Literal
 
 from lm.config.checks import at_least, check, positive, share
+from lm.config.position import PositionConfig, Rotary, T5Relative, XLNetRelative
 from lm.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A trained vector per absolute position (GPT-1/2/3, BERT). Longer sequences are an error."""
-
-    max_length: int
-    kind: Literal["learned"] = "learned"
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "max_length")
-
-
-@dataclass(frozen=True)
-class Sinusoidal:
-    """Fixed sines and cosines added to the embeddings (Vaswani et al. 2017, section 3.5)."""
-
-    base: float = 10000.0
-    kind: Literal["sinusoidal"] = "sinusoidal"
-
-    def __post_init__(self) -> None:
-        positive(self, "base")
-
-
-@dataclass(frozen=True)
-class Rotary:
-    """Rotation of queries and keys by position (RoPE, Su et al. 2021).
-
-    `fraction` of each head is rotated (GPT-NeoX); `interleaved` pairs neighbours (RoFormer)
-    instead of halves (Llama in Hugging Face's layout).
-    """
-
-    base: float = 10000.0
-    fraction: float = 1.0
-    interleaved: bool = False
-    kind: Literal["rotary"] = "rotary"
-
-    def __post_init__(self) -> None:
-        positive(self, "base")
-        check(0 < self.fraction <= 1, f"fraction must be in (0, 1], not {self.fraction}")
-
-
-@dataclass(frozen=True)
-class ALiBi:
-    """A head-wise linear penalty on distance (Press et al. 2022)."""
-
-    kind: Literal["alibi"] = "alibi"
-
-
-@dataclass(frozen=True)
-class T5Relative:
-    """A trained bias per head and distance bucket, shared by the layers (Raffel et al. 2020)."""
-
-    num_buckets: int = 32
-    max_distance: int = 128
-    kind: Literal["t5_relative"] = "t5_relative"
-
-    def __post_init__(self) -> None:
-        at_least(self, 2, "num_buckets")
-        check(
-            self.max_distance > self.num_buckets // 2,
-            f"max_distance={self.max_distance} must be above num_buckets // 2 = "
-            f"{self.num_buckets // 2}: up to there every distance has a bucket of its own",
-        )
-
-
-@dataclass(frozen=True)
-class NoPosition:
-    """No position information besides the causal mask."""
-
-    kind: Literal["none"] = "none"
-
-
-PositionConfig = Union[Learned, Sinusoidal, Rotary, ALiBi, T5Relative, NoPosition]
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu", "geglu_tanh"]
 
@@ -110,15 +37,22 @@ class NormConfig:
 @dataclass(frozen=True)
 class DropoutConfig:
     """Dropout rates: after the embeddings, on attention probabilities, on each sub-layer's output,
-    and on the feed-forward's hidden activations."""
+    on the feed-forward's hidden activations, on the last layer's normalised output (T5), before the
+    pooler's projection (RoBERTa's classifier), and before a classification head (on a pooled
+    vector, or on every token's)."""
 
     embedding: float = 0.0
     attention: float = 0.0
     residual: float = 0.0
     feed_forward: float = 0.0
+    output: float = 0.0
+    pooler: float = 0.0
+    head: float = 0.0
 
     def __post_init__(self) -> None:
-        share(self, "embedding", "attention", "residual", "feed_forward")
+        share(
+            self, "embedding", "attention", "residual", "feed_forward", "output", "pooler", "head"
+        )
 
 
 @dataclass(frozen=True)
@@ -133,13 +67,80 @@ class InitConfig:
         positive(self, "stddev")
 
 
+HeadKind = Literal[
+    "next_sentence",
+    "classification",
+    "regression",
+    "multiple_choice",
+    "token_classification",
+    "span",
+    "replaced_token",
+]
+# Heads that read one vector a sequence; the others read every token's.
+POOLED_HEADS = ("next_sentence", "classification", "regression", "multiple_choice")
+
+
+@dataclass(frozen=True)
+class PoolerConfig:
+    """One vector a sequence: that of its first or last token, or the mean over its tokens; with
+    `dense`, through a square projection and `activation` (BERT: first, tanh)."""
+
+    token: Literal["first", "last", "mean"] = "first"
+    dense: bool = True
+    activation: Literal["tanh", "gelu", "none"] = "tanh"
+
+    def __post_init__(self) -> None:
+        check(
+            self.dense or self.activation == "none",
+            'without dense there is no activation: set activation="none"',
+        )
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """A projection to `num_labels` numbers, of the pooled vector or of every token.
+
+    next_sentence (2), classification, regression, multiple_choice (1 a choice; choices are rows)
+    read the pooled vector; token_classification, span (start and end) and replaced_token (1)
+    every token's. `transform`: a square projection and the model's activation before
+    (ELECTRA's discriminator).
+    """
+
+    kind: HeadKind
+    num_labels: int
+    bias: bool = True
+    transform: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "num_labels")
+        fixed = {"next_sentence": 2, "multiple_choice": 1, "span": 2, "replaced_token": 1}
+        wanted = fixed.get(self.kind, self.num_labels)
+        check(
+            self.num_labels == wanted,
+            f"a {self.kind} head has num_labels={wanted}, not {self.num_labels}",
+        )
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is computed. Static and hashable; a family (GPT-2, Llama ...) is a value of this class.
+    """What is computed. Static and hashable; a family (GPT-2, BERT ...) is a value of this class.
 
-    `layer_pattern` is repeated over the layers: "global" attends to everything the mask allows,
-    "local" to the last `window` positions. `num_kv_heads` of None is multi-head attention, 1 is
-    multi-query (Shazeer 2019), between them grouped-query (Ainslie et al. 2023).
+    `architecture`: "decoder" looks back, "encoder" both ways, "encoder_decoder" has a stack of
+    each (`num_layers` and `num_decoder_layers`, None: as many) joined by cross-attention, and
+    "two_stream" is XLNet's.
+
+    Embeddings: `embedding_size` of None is d_model, another size is projected to it (ELECTRA);
+    `token_types` is the number of segment kinds (BERT: 2); `embedding_norm` normalises the sum.
+    `source_vocab_size` of None shares one table between encoder and decoder; a number gives the
+    encoder a table of its own, of that size. `decoder_start_id` is the token before every target.
+
+    Attention: `layer_pattern` is repeated over the layers: "global" attends to everything the mask
+    allows, "local" to the last `window` positions (an encoder: as many to either side).
+    `num_kv_heads` of None is multi-head attention, 1 is multi-query (Shazeer 2019), between them
+    grouped-query (Ainslie et al. 2023). `qk_norm` normalises every head's query and key (Qwen3).
+
+    Heads: `lm_head` is "linear" (tied to the embeddings or not), "transform" (BERT's: projection,
+    activation and norm first), or "none". Further heads read `pooler`'s vector or every token's.
     """
 
     vocab_size: int
@@ -148,11 +149,18 @@ class ModelConfig:
     num_heads: int
     d_ff: int
     position: PositionConfig
-    architecture: Literal["decoder"] = "decoder"
+    architecture: Literal["decoder", "encoder", "encoder_decoder", "two_stream"] = "decoder"
+    num_decoder_layers: int | None = None
     norm: NormConfig = NormConfig()
     activation: Activation = "gelu"
+    embedding_size: int | None = None
+    token_types: int = 0
+    embedding_norm: bool = False
+    source_vocab_size: int | None = None
+    decoder_start_id: int | None = None
     num_kv_heads: int | None = None
     head_dim: int | None = None
+    qk_norm: bool = False
     attention_bias: bool = True
     attention_output_bias: bool = True
     mlp_bias: bool = True
@@ -162,7 +170,12 @@ class ModelConfig:
     window: int | None = None
     tie_embeddings: bool = True
     scale_embeddings: bool = False
+    lm_head: Literal["linear", "transform", "none"] = "linear"
+    lm_head_bias: bool = False
+    logit_scale: float | None = None
     logit_softcap: float | None = None
+    pooler: PoolerConfig | None = None
+    heads: tuple[HeadConfig, ...] = ()
     dropout: DropoutConfig = DropoutConfig()
     init: InitConfig = InitConfig()
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -171,8 +184,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "vocab_size", "num_layers", "d_model", "num_heads", "d_ff")
-        at_least(self, 1, "num_kv_heads", "head_dim", "window")
-        positive(self, "attention_scale", "attention_softcap", "logit_softcap")
+        at_least(self, 1, "num_kv_heads", "head_dim", "window", "num_decoder_layers")
+        at_least(self, 1, "embedding_size", "source_vocab_size")
+        at_least(self, 0, "token_types", "decoder_start_id")
+        positive(self, "attention_scale", "attention_softcap", "logit_softcap", "logit_scale")
         check(len(self.layer_pattern) > 0, "layer_pattern names no layer")
         if self.head_dim is None and self.d_model % self.num_heads:
             raise ConfigError(
@@ -192,11 +207,13 @@ class ModelConfig:
                 f"window={self.window} is used by no layer: add 'local' to layer_pattern, or "
                 "unset it"
             )
-        if self.num_layers % len(self.layer_pattern):
-            raise ConfigError(
-                f"num_layers={self.num_layers} is not a multiple of the {len(self.layer_pattern)} "
-                "entries of layer_pattern"
-            )
+        for name in ("num_layers", "num_decoder_layers"):
+            layers = getattr(self, name)
+            if layers is not None and layers % len(self.layer_pattern):
+                raise ConfigError(
+                    f"{name}={layers} is not a multiple of the {len(self.layer_pattern)} "
+                    "entries of layer_pattern"
+                )
         if isinstance(self.position, Rotary):
             rotated = self.width_of_head * self.position.fraction
             if rotated != int(rotated) or int(rotated) % 2:
@@ -204,6 +221,97 @@ class ModelConfig:
                     f"rotary positions rotate pairs: head width {self.width_of_head} * fraction "
                     f"{self.position.fraction} must be an even whole number"
                 )
+
+        self._check_architecture()
+        self._check_heads()
+
+    def _check_architecture(self) -> None:
+        joined = self.architecture == "encoder_decoder"
+        for name in ("num_decoder_layers", "source_vocab_size", "decoder_start_id"):
+            given = getattr(self, name) is not None
+            check(
+                joined or not given,
+                f'{name} is for architecture="encoder_decoder", not {self.architecture!r}',
+            )
+        check(
+            not joined or self.decoder_start_id is not None,
+            "an encoder_decoder needs decoder_start_id, the token its targets start with",
+        )
+        check(
+            self.decoder_start_id is None or self.decoder_start_id < self.vocab_size,
+            f"decoder_start_id={self.decoder_start_id} is not in a vocabulary of {self.vocab_size}",
+        )
+        check(
+            not joined or not self.token_types,
+            "token_types are for single stacks, not for an encoder_decoder",
+        )
+        if isinstance(self.position, T5Relative):
+            check(
+                self.architecture == "decoder" or self.position.num_buckets >= 4,
+                f"position.num_buckets={self.position.num_buckets} must be at least 4 in an "
+                f"{self.architecture}, which looks both ways: half of the buckets are for either",
+            )
+        two_stream = self.architecture == "two_stream"
+        if two_stream != isinstance(self.position, XLNetRelative):
+            raise ConfigError(
+                'architecture="two_stream" and position.kind="xlnet_relative" go together; this '
+                f"is {self.architecture!r} with {self.position.kind!r}"
+            )
+        if two_stream:
+            self._check_two_stream()
+
+    def _check_two_stream(self) -> None:
+        """XLNet has its own attention, in which the switches of the other one mean nothing."""
+        unused = {
+            "num_kv_heads": None,
+            "qk_norm": False,
+            "attention_bias": False,
+            "attention_output_bias": False,
+            "attention_softcap": None,
+            "attention_scale": None,
+            "window": None,
+            "embedding_size": None,
+            "embedding_norm": False,
+            "scan_layers": False,
+            "scale_embeddings": False,
+        }
+        for name, value in unused.items():
+            check(
+                getattr(self, name) == value,
+                f'architecture="two_stream" needs {name}={value}, not {getattr(self, name)}',
+            )
+        check(self.norm.placement == "post", 'architecture="two_stream" has norm.placement="post"')
+        check(
+            self.d_model % 2 == 0,
+            f"d_model={self.d_model} must be even: XLNet's positions are pairs of sine and cosine",
+        )
+
+    def _check_heads(self) -> None:
+        kinds = [head.kind for head in self.heads]
+        check(len(set(kinds)) == len(kinds), f"heads names a kind twice: {', '.join(kinds)}")
+        pooled = [kind for kind in kinds if kind in POOLED_HEADS]
+        check(
+            not pooled or self.pooler is not None,
+            f"heads: {', '.join(pooled)} read the pooled vector, so pooler must be set",
+        )
+        if self.lm_head != "none":
+            widths_differ = self.embedding_size not in (None, self.d_model)
+            check(
+                not (widths_differ and self.lm_head == "linear"),
+                f"embedding_size={self.embedding_size} is not d_model={self.d_model}: "
+                'lm_head="transform" projects back to it, lm_head="linear" does not',
+            )
+        check(
+            self.logit_scale is None or self.tie_embeddings or not self.lm_head_bias,
+            "logit_scale scales products, not a bias, so without tied embeddings it needs "
+            "lm_head_bias=False",
+        )
+        unused = {"lm_head_bias": False, "logit_scale": None, "logit_softcap": None}
+        for name, value in unused.items():
+            check(
+                self.lm_head != "none" or getattr(self, name) == value,
+                f'{name} is set, but lm_head="none"',
+            )
 
     @property
     def kv_heads(self) -> int:
@@ -213,24 +321,10 @@ class ModelConfig:
     def width_of_head(self) -> int:
         return self.d_model // self.num_heads if self.head_dim is None else self.head_dim
 
+    @property
+    def width_of_embedding(self) -> int:
+        return self.d_model if self.embedding_size is None else self.embedding_size
 
-@dataclass(frozen=True)
-class CausalLM:
-    """Predict the next token.
-
-    `label_smoothing` as in Szegedy et al. 2016; `z_loss` is the coefficient of log(Z)^2 (PaLM).
-    `chunk_tokens`: logits are made for that many tokens at a time; None chooses by the size of
-    the vocabulary, 0 never splits.
-    """
-
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    chunk_tokens: int | None = None
-    kind: Literal["causal_lm"] = "causal_lm"
-
-    def __post_init__(self) -> None:
-        share(self, "label_smoothing")
-        at_least(self, 0, "z_loss", "chunk_tokens")
-
-
-ObjectiveConfig = CausalLM
+    @property
+    def decoder_layers(self) -> int:
+        return self.num_layers if self.num_decoder_layers is None else self.num_decoder_layers

@@ -9,7 +9,8 @@ from typing import Literal, Union
 
 from lm.config.checks import at_least, check, positive, share
 from lm.config.data import DataConfig
-from lm.config.model import CausalLM, ModelConfig, ObjectiveConfig
+from lm.config.model import ModelConfig
+from lm.config.objective import CausalLM, ObjectiveConfig
 from lm.errors import ConfigError
 
 
@@ -274,12 +275,16 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A run: a pure function of this value."""
+    """A run: a pure function of this value.
+
+    `objective` of None is a model to use, not to train: what `lm convert` makes of an architecture
+    without a default objective.
+    """
 
     model: ModelConfig
     data: DataConfig
     train: TrainConfig
-    objective: ObjectiveConfig = CausalLM()  # noqa: RUF009 (frozen)
+    objective: ObjectiveConfig | None = CausalLM()  # noqa: RUF009 (frozen)
     optimizer: OptimizerConfig = AdamW()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -288,6 +293,18 @@ class Config:
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**32, f"seed must be in [0, 2^32), not {self.seed}")
+        if self.objective is not None:
+            able = self.objective.ARCHITECTURES
+            check(
+                self.model.architecture in able,
+                f"objective {self.objective.kind!r} trains {' or '.join(able)}, and "
+                f"model.architecture is {self.model.architecture!r}",
+            )
+            check(
+                self.model.lm_head != "none",
+                f"objective {self.objective.kind!r} needs a language-model head: "
+                'model.lm_head is "none"',
+            )
         check(
             self.evaluation.every is None or bool(self.data.validation),
             "evaluation.every is set, but data.validation names no source to evaluate on",

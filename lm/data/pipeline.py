@@ -45,6 +45,8 @@ def prepare_dataset(
     Errors name the source: UserError for missing, damaged or too little data, ConfigError for
     settings that do not go together.
     """
+    if not config.train:
+        raise ConfigError("data.train names no source: there is nothing to train on")
     documents = _documents(config, data_root, cache_dir)
     if tokenizer is None:
         tokenizer = _tokenizer(config, documents, data_root, cache_dir)

@@ -5,6 +5,7 @@ byte            <pad> <bos> <eos>                       always
 character       none                                    always (unknown characters are refused)
 bpe             <|endoftext|> as bos and eos            always, unless a loaded file normalises
 wordpiece       [PAD] [CLS] [SEP] [MASK] [UNK]          no: see lm/data/tokenizers/wordpiece.py
+huggingface     the tokenizer.json's                    where it splits bytes and changes nothing
 sentencepiece   the model's                             no: see lm/data/tokenizers/sentence_piece.py
 """
 
@@ -21,6 +22,8 @@ from lm.config import (
     BPETokenizer,
     ByteTokenizer,
     CharacterTokenizer,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
     TokenizerConfig,
     WordPieceTokenizer,
     fingerprint,
@@ -36,8 +39,10 @@ from lm.data.tokenizers.base import (
     read_json,
     utf8,
 )
-from lm.data.tokenizers.bpe import FILE_PAIRS, ByteLevelBPE
+from lm.data.tokenizers.bpe import FILE_PAIRS, ByteLevelBPE, byte_level
+from lm.data.tokenizers.huggingface import HuggingFace
 from lm.data.tokenizers.sentence_piece import SentencePiece
+from lm.data.tokenizers.settings import SETTINGS
 from lm.data.tokenizers.simple import Bytes, Characters
 from lm.data.tokenizers.wordpiece import WordPiece
 from lm.errors import ConfigError, UserError
@@ -55,7 +60,7 @@ __all__ = [
 ]
 
 # Every file that `save` may write.
-SAVED_FILES = (METADATA, Characters.FILE, ByteLevelBPE.FILE, WordPiece.FILE, SentencePiece.FILE)
+SAVED_FILES = (METADATA, Characters.FILE, ByteLevelBPE.FILE, SentencePiece.FILE, SETTINGS)
 Texts = Callable[[], Iterator[str]]
 # More than any vocabulary; the trainers do not say what is wrong with larger numbers.
 _LARGEST = 1 << 24
@@ -84,11 +89,11 @@ def build_tokenizer(
         return Bytes()
     if config.path is not None:
         return _load_configured(config, _resolve(config.path, Path(data_root)))
+    _trained_size(config)
     if texts is None:
         raise ConfigError(
             f"a {config.kind} tokenizer needs tokenizer.path (one to load) or text to train on"
         )
-    _trained_size(config)
     key = fingerprint(
         {
             "format": FORMAT,
@@ -132,6 +137,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Texts) -> Tokenizer:
         return ByteLevelBPE.train(checked(), vocab_size)
     if isinstance(config, WordPieceTokenizer):
         return WordPiece.train(checked, vocab_size, config.lowercase)
+    assert isinstance(config, SentencePieceTokenizer)
     return SentencePiece.train(checked(), vocab_size, config.model_type)
 
 
@@ -156,6 +162,8 @@ def load_tokenizer(directory: Path | str) -> Tokenizer:
         tokenizer = WordPiece.load(directory / WordPiece.FILE)
     elif kind == "sentencepiece":
         tokenizer = SentencePiece.load(directory / SentencePiece.FILE)
+    elif kind == "huggingface":
+        tokenizer = HuggingFace.load_saved(directory)
     else:
         raise UserError(f"{directory / METADATA}: no such kind of tokenizer: {kind!r}")
     if tokenizer.fingerprint != metadata.get("fingerprint"):
@@ -168,7 +176,7 @@ def load_tokenizer(directory: Path | str) -> Tokenizer:
 
 def load_any(path: Path | str) -> Tokenizer:
     """A tokenizer from whatever `path` holds: a saved folder, a .model (SentencePiece), a
-    vocab.txt (WordPiece), a tokenizer.json (either kind), GPT-2's two files, or their folder."""
+    vocab.txt (WordPiece), a tokenizer.json (any kind), GPT-2's two files, or their folder."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"no tokenizer at {path.absolute()}")
@@ -186,6 +194,8 @@ def load_any(path: Path | str) -> Tokenizer:
         model = content.get("model", {}) if isinstance(content, dict) else {}
         if isinstance(model, dict) and model.get("type") == "WordPiece":
             return WordPiece.load(file)
+        if _other_model(content):
+            return HuggingFace.load(file)
         return ByteLevelBPE.load(path)
     if names & pair_names:
         return ByteLevelBPE.load(path)
@@ -197,6 +207,14 @@ def load_any(path: Path | str) -> Tokenizer:
     )
 
 
+def _other_model(content: Any) -> bool:
+    """Whether a tokenizer.json is neither WordPiece's nor over bytes."""
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict) or "pre_tokenizer" not in content:
+        return False
+    return model.get("type") in ("Unigram", "WordLevel") or not byte_level(content["pre_tokenizer"])
+
+
 def stream_decoder(tokenizer: Tokenizer) -> StreamDecoder:
     """A decoder for tokens as they come: `push(id)` gives finished text, `finish()` the rest."""
     return StreamDecoder(cast(TokenizerBase, tokenizer))
@@ -206,6 +224,8 @@ def _trained_size(config: TokenizerConfig) -> int:
     """The vocabulary to train to; 0 for the kinds that need no number."""
     if isinstance(config, (ByteTokenizer, CharacterTokenizer)):
         return 0
+    if isinstance(config, HuggingFaceTokenizer):
+        raise ConfigError("a huggingface tokenizer is loaded, never trained: set tokenizer.path")
     if config.vocab_size is None:
         raise ConfigError(
             f"tokenizer.vocab_size (--vocab_size) is required to train a {config.kind} tokenizer"
@@ -242,6 +262,8 @@ def _load_configured(config: Any, path: Path) -> Tokenizer:
         tokenizer = ByteLevelBPE.load(path)
     elif isinstance(config, WordPieceTokenizer):
         tokenizer = WordPiece.load(path, config.lowercase)
+    elif isinstance(config, HuggingFaceTokenizer):
+        tokenizer = HuggingFace.load(path)
     else:
         tokenizer = SentencePiece.load(path)
     if isinstance(tokenizer, WordPiece) and tokenizer.lowercase != config.lowercase:

@@ -145,10 +145,17 @@ def score(
         gives every token all that stands before it, and refuses what exceeds learned positions.
 
     Raises:
-      ConfigError: stride not between 1 and the window, or without any window.
+      ConfigError: a model that predicts no next token; stride not between 1 and the window, or
+        without any window.
       UserError: a sequence is longer than the model's positions (and no stride is given).
     """
     config: ModelConfig = model.config
+    if config.architecture != "decoder" or config.lm_head == "none":
+        what = config.architecture if config.architecture != "decoder" else "decoder without a head"
+        raise ConfigError(
+            "only a decoder with a language-model head scores texts; this model is of the kind "
+            f"{what!r} (lm embed gives its hidden states)"
+        )
     window, limit = _window(config, window, stride), position_limit(config)
     pieces = [p for i, r in enumerate(requests) for p in _pieces(i, r, window, stride)]
     groups: dict[int, list[int]] = {}

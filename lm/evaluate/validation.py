@@ -13,7 +13,7 @@ from lm.errors import UserError
 from lm.train.evaluation import evaluate_split
 from lm.train.setup import open_dataset
 from lm.train.step import evaluate_step
-from lm.train.workdir import Run
+from lm.train.workdir import CONVERTED, Run
 
 
 def evaluate_run(
@@ -32,10 +32,16 @@ def evaluate_run(
       limit: batches a split; None is the whole split.
 
     Raises:
-      UserError: the run has no validation data, or its files are missing.
+      UserError: the run has no validation data, or its files are missing; a converted model has
+        neither data nor, but for decoders, an objective.
     """
     if not run.config.data.validation:
-        raise UserError(f"the run in {run.workdir} has no data.validation to evaluate on")
+        converted = ": it is a converted model" if (run.workdir / CONVERTED).exists() else ""
+        raise UserError(
+            f"the run in {run.workdir} has no data.validation to evaluate on{converted}"
+        )
+    if run.objective is None:
+        raise UserError(f"the model in {run.workdir} has no objective, so no loss to evaluate")
     dataset = open_dataset(run.config, run.objective, data_root, cache_dir, run.tokenizer)
     for name, fingerprint in dataset.validation_fingerprints.items():
         if run.data["validation"].get(name) != fingerprint:

@@ -1,8 +1,9 @@
 """The decoding loop: prompts in one pass, then one token a step on the device with a KV cache.
 
-Prompts of different lengths are padded on the left; a pad has position -1, so nothing ever attends
-to it. The loop runs on the device for a chunk of steps at a time, between which the host may look
-at the tokens (to stream text, to find stop strings) and end rows.
+Prompts of different lengths are padded on the left, the sources of an encoder-decoder on the right;
+a pad has position -1, so nothing ever attends to it. The loop runs on the device for a chunk of
+steps at a time, between which the host may look at the tokens (to stream text, to find stop
+strings) and end rows.
 
 A row's random numbers follow from the seed and its index, and what it attends to from its prompt:
 neither its neighbours, nor padding, nor chunks matter, up to rounding. A program of another shape
@@ -24,7 +25,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lm.config import ModelConfig
-from lm.generate.prompts import bucket, check_memory, check_prompts, pad_left, row_keys
+from lm.generate.prompts import (
+    bucket,
+    check_architecture,
+    check_memory,
+    check_prompts,
+    check_sources,
+    pad_left,
+    pad_right,
+    row_keys,
+)
 from lm.generate.sampling import SamplingConfig, sample
 from lm.model.cache import init_cache, position_limit
 from lm.types import Key, Params
@@ -104,15 +114,19 @@ def _prefill(
     tokens: Int[Array, "P T"],
     positions: Int[Array, "P T"],
     keys: Key,
+    source: dict[str, Any],
     *,
     sequences: int,
     length: int,
 ) -> tuple[_State, Array, Array]:
     """Reads the prompts into a cache of `length` slots, gives each prompt `sequences` rows, and
-    chooses the first token: (state, tokens [B], logprobs [B]) with B = P * sequences."""
+    chooses the first token: (state, tokens [B], logprobs [B]) with B = P * sequences. `source` is
+    what an encoder reads: once, the cache keeps what the decoder needs of it."""
     model, variables = settings.model, {"params": params}
     cache = init_cache(model.config, tokens.shape[0], length)
-    read: Any = model.apply(variables, tokens, positions=positions, cache=cache, method="hidden")
+    read: Any = model.apply(
+        variables, tokens, positions=positions, cache=cache, **source, method="hidden"
+    )
     hidden, cache = read
     # Padding is on the left, so every prompt's last token stands in the last column.
     logits = model.apply(variables, hidden[:, -1], method="logits")
@@ -187,17 +201,32 @@ class Decoding:
         seed: int = 0,
         num_return_sequences: int = 1,
         vocab_size: int | None = None,
+        start: Sequence[int] | None = None,
         chunk: int | None = None,
     ) -> None:
         """See `generate`. `chunk` is the number of steps between looks of the host; None is all."""
         config: ModelConfig = model.config
+        check_architecture(config, start)
         vocab_size = min(vocab_size or config.vocab_size, config.vocab_size)
         self._limit = position_limit(config)
-        check_prompts(self._limit, prompts, max_new_tokens, num_return_sequences, vocab_size)
+        self._source: dict[str, Any] = {}
+        if config.architecture == "encoder_decoder":
+            check_sources(self._limit, prompts, config.source_vocab_size or vocab_size)
+            longest = bucket(max(map(len, prompts)), self._limit)
+            source, source_positions = pad_right(prompts, longest)
+            self._source = {"source": source, "source_positions": source_positions}
+            assert config.decoder_start_id is not None
+            beginning = [config.decoder_start_id] if start is None else list(start)
+            prompts = [beginning] * len(prompts)
+        check_prompts(
+            self._limit, prompts, max_new_tokens, num_return_sequences, vocab_size,
+            targets=bool(self._source),
+        )  # fmt: skip
         self.rows = len(prompts) * num_return_sequences
         self._prompts = prompts
         self._max_new_tokens = max_new_tokens
-        check_memory(config, self.rows, self._shape()[1])
+        read = self._source["source"].shape[1] if self._source else 0
+        check_memory(config, self.rows, self._shape()[1], read)
         self.ended = np.zeros(self.rows, bool)
         self._settings = _Settings(model, sampling, eos_id, vocab_size)
         self._params = params
@@ -208,7 +237,9 @@ class Decoding:
     def _shape(self) -> tuple[int, int]:
         """Padded length of the prompts, and slots of the cache; within the learned positions."""
         longest = max(map(len, self._prompts))
-        width, length = bucket(longest), bucket(longest) + bucket(self._max_new_tokens)
+        # The start of a target is of one length; prompts are of many.
+        width = longest if self._source else bucket(longest)
+        length = width + bucket(self._max_new_tokens)
         if self._limit is not None:
             # `check_prompts` saw to it that this leaves room for the longest prompt.
             width = min(width, self._limit - self._max_new_tokens)
@@ -229,6 +260,7 @@ class Decoding:
             tokens,
             positions,
             self._keys,
+            self._source,
             sequences=self._sequences,
             length=length,
         )
@@ -258,11 +290,13 @@ def generate(
     seed: int = 0,
     num_return_sequences: int = 1,
     vocab_size: int | None = None,
+    start: Sequence[int] | None = None,
 ) -> list[list[Completion]]:
-    """Continues token prompts, all in one batch; `lm.generate.text` does the same for text.
+    """Continues token prompts, all in one batch; `lm.generate.text` does the same for text. An
+    encoder-decoder reads them and writes a target.
 
     Args:
-      model, params: a decoder (`build_model`) and its parameters.
+      model, params: a decoder or an encoder-decoder (`build_model`) and its parameters.
       prompts: token ids, each at least one; of any lengths.
       sampling: how a token is chosen.
       max_new_tokens: the most tokens a completion has.
@@ -270,18 +304,20 @@ def generate(
       seed: of the sampling. A prompt's completions depend on it and on the prompt's index.
       num_return_sequences: completions a prompt.
       vocab_size: only ids below it are chosen, for models padded beyond the tokenizer's vocabulary.
+      start: the tokens an encoder-decoder's target begins with, which are not in the result; None
+        is the config's decoder_start_id. (M2M-100: that, and the target language's token.)
 
     Returns:
       One list of `num_return_sequences` completions a prompt.
 
     Raises:
-      ConfigError: a count below 1, prompt and completion beyond the model's learned positions, or
-        sequences that do not fit the memory.
+      ConfigError: an encoder; a count below 1, prompt and completion beyond the model's learned
+        positions, or sequences that do not fit the memory.
       UserError: no prompt, an empty one, or ids outside the vocabulary.
     """
     decoding = Decoding(
         model, params, prompts, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id,
-        seed=seed, num_return_sequences=num_return_sequences, vocab_size=vocab_size,
+        seed=seed, num_return_sequences=num_return_sequences, vocab_size=vocab_size, start=start,
     )  # fmt: skip
     tokens: list[list[int]] = [[] for _ in range(decoding.rows)]
     logprobs: list[list[float]] = [[] for _ in range(decoding.rows)]

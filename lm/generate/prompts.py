@@ -52,14 +52,66 @@ def pad_left(prompts: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray,
     return tokens, positions
 
 
+def pad_right(rows: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `pad_left`, with the pads last."""
+    tokens = np.zeros((len(rows), length), np.int32)
+    positions = np.full((len(rows), length), -1, np.int32)
+    for number, row in enumerate(rows):
+        tokens[number, : len(row)] = row
+        positions[number, : len(row)] = np.arange(len(row))
+    return tokens, positions
+
+
+def check_architecture(config: ModelConfig, start: Sequence[int] | None) -> None:
+    """Raises ConfigError for a model that writes nothing, or a start where there is no target."""
+    if config.architecture not in ("decoder", "encoder_decoder"):
+        raise ConfigError(
+            "only a decoder or an encoder_decoder generates text; this model's architecture is "
+            f"{config.architecture!r} (lm embed gives its hidden states)"
+        )
+    if start is not None and config.architecture == "decoder":
+        raise ConfigError("start is what an encoder_decoder's target begins with; put it before "
+                          "the prompt of a decoder")  # fmt: skip
+    if start is not None and not len(start):
+        raise ConfigError("start is empty: a target begins with at least one token")
+    if config.lm_head == "none":
+        raise ConfigError('this model has no language-model head (model.lm_head is "none")')
+
+
+def check_sources(limit: int | None, sources: Sequence[Sequence[int]], vocab_size: int) -> None:
+    """Raises UserError for what an encoder cannot read."""
+    if not sources:
+        raise UserError("no prompt was given")
+    for index, source in enumerate(sources):
+        _check_tokens(f"prompt {index}", source, vocab_size)
+        if limit is not None and len(source) > limit:
+            raise UserError(
+                f"prompt {index} has {len(source)} tokens, more than the {limit} positions the "
+                "model has; shorten it"
+            )
+
+
+def _check_tokens(what: str, tokens: Sequence[int], vocab_size: int) -> None:
+    if not len(tokens):
+        raise UserError(f"{what} is empty: give it at least one token")
+    if not 0 <= min(tokens) <= max(tokens) < vocab_size:
+        raise UserError(
+            f"{what} has tokens from {min(tokens)} to {max(tokens)}, but the "
+            f"vocabulary is 0 to {vocab_size - 1}: was it made with another tokenizer?"
+        )
+
+
 def check_prompts(
     limit: int | None,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     num_return_sequences: int,
     vocab_size: int,
+    *,
+    targets: bool = False,
 ) -> None:
-    """Raises ConfigError or UserError for what cannot be generated: see `decode.generate`."""
+    """Raises ConfigError or UserError for what cannot be generated: see `decode.generate`. With
+    `targets`, the prompts are the beginnings of an encoder-decoder's targets."""
     if not 1 <= max_new_tokens < 2**31:
         bound = "at least 1" if max_new_tokens < 1 else "below 2^31"
         raise ConfigError(f"max_new_tokens must be {bound}, not {max_new_tokens}")
@@ -68,25 +120,22 @@ def check_prompts(
     if not prompts:
         raise UserError("no prompt was given")
     for index, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise UserError(f"prompt {index} is empty: give it at least one token")
-        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-            raise UserError(
-                f"prompt {index} has tokens from {min(prompt)} to {max(prompt)}, but the "
-                f"vocabulary is 0 to {vocab_size - 1}: was it made with another tokenizer?"
-            )
+        _check_tokens("the start of the target" if targets else f"prompt {index}", prompt,
+                      vocab_size)  # fmt: skip
         if limit is not None and len(prompt) + max_new_tokens > limit:
+            what = "start of the target" if targets else "prompt"
+            also = "" if targets else " or shorten the prompt"
             raise ConfigError(
-                f"prompt of {len(prompt)} tokens + max_new_tokens={max_new_tokens} exceeds the "
-                f"{limit} positions the model has; reduce max_new_tokens or shorten the prompt"
+                f"{what} of {len(prompt)} tokens + max_new_tokens={max_new_tokens} exceeds the "
+                f"{limit} positions the model has; reduce max_new_tokens{also}"
             )
 
 
-def check_memory(config: ModelConfig, rows: int, length: int) -> None:
+def check_memory(config: ModelConfig, rows: int, length: int, source_length: int = 0) -> None:
     """Raises ConfigError where the caches and logits of `rows` sequences of up to `length` tokens
-    are more than the memory there is."""
-    needed = cache_bytes(config, rows, length) + 4 * rows * config.vocab_size
-    present = _memory()
+    (written from sources of `source_length`) are more than the memory there is."""
+    needed = cache_bytes(config, rows, length, source_length) + 4 * rows * config.vocab_size
+    present = memory_bytes()
     if needed > present:
         raise ConfigError(
             f"{rows} sequences of up to {length} tokens need {needed / 2**30:.3g} GiB of memory, "
@@ -95,7 +144,7 @@ def check_memory(config: ModelConfig, rows: int, length: int) -> None:
         )
 
 
-def _memory() -> int:
+def memory_bytes() -> int:
     """Bytes of memory of the default device; on CPU, of the machine."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:

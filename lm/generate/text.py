@@ -146,6 +146,33 @@ def encode_prompt(tokenizer: Tokenizer, text: str, data: DataConfig | None = Non
     return tokens
 
 
+def around_source(
+    tokenizer: Tokenizer, data: DataConfig | None = None
+) -> tuple[list[int], list[int]]:
+    """What an encoder reads before and after a text: <bos> and <eos> where `data` put them, or
+    else what the tokenizer's own files say (XLNet: <sep> <cls>)."""
+    if data is None:
+        return [], []
+    if not (data.add_bos or data.add_eos):
+        return list(tokenizer.wrapping[0]), list(tokenizer.wrapping[1])
+    before = [tokenizer.bos_id] if data.add_bos and tokenizer.bos_id is not None else []
+    after = [tokenizer.eos_id] if data.add_eos and tokenizer.eos_id is not None else []
+    return before, after
+
+
+def encode_source(tokenizer: Tokenizer, text: str, data: DataConfig | None = None) -> list[int]:
+    """A text as an encoder reads it: whole, with what stands around it (`around_source`).
+
+    Raises:
+      UserError: no token at all, or the tokenizer cannot encode the text.
+    """
+    before, after = around_source(tokenizer, data)
+    tokens = [*before, *tokenizer.encode(text), *after]
+    if not tokens:
+        raise UserError("the text is empty: give at least one character")
+    return tokens
+
+
 def generate_text(
     model: nn.Module,
     params: Params,
@@ -158,17 +185,22 @@ def generate_text(
     seed: int = 0,
     num_return_sequences: int = 1,
     data: DataConfig | None = None,
+    before: Sequence[int] = (),
+    start: Sequence[int] | None = None,
     on_text: OnText | None = None,
     chunk: int = 8,
 ) -> list[list[TextCompletion]]:
     """Continues text prompts, all in one batch; rows end at the tokenizer's eos or a stop string.
+    An encoder-decoder reads them and writes new texts.
 
     Args:
       model, params, tokenizer: of one run.
-      prompts: the texts to continue. Empty ones: see `encode_prompt`.
+      prompts: the texts to continue (see `encode_prompt`) or read (`encode_source`).
       sampling, max_new_tokens, seed, num_return_sequences: see `lm.generate.decode.generate`.
       stop: strings that end a completion; they are looked for in the completion only.
       data: of the run: how documents began in training, see `encode_prompt`.
+      before, start: of an encoder-decoder, tokens before every source, and those its target begins
+        with (M2M-100: the source's language, and </s> with the target's).
       on_text: gets each piece of each completion as soon as it is known; the pieces of a row joined
         are its text.
       chunk: steps between two looks at the tokens, so text comes in pieces of up to that many
@@ -180,11 +212,14 @@ def generate_text(
     Raises:
       ConfigError, UserError: as `generate`; an empty stop string; text that cannot be encoded.
     """
-    encoded = [encode_prompt(tokenizer, text, data) for text in prompts]
+    joined = model.config.architecture == "encoder_decoder"
+    encode = encode_source if joined else encode_prompt
+    encoded = [[*before, *encode(tokenizer, text, data)] for text in prompts]
     n, eos_id = num_return_sequences, tokenizer.eos_id
     decoding = Decoding(
         model, params, encoded, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id,
-        seed=seed, num_return_sequences=n, vocab_size=tokenizer.vocab_size, chunk=chunk,
+        seed=seed, num_return_sequences=n, vocab_size=tokenizer.vocab_size, start=start,
+        chunk=chunk,
     )  # fmt: skip
 
     def show(row: int) -> Callable[[str], None]:
@@ -192,7 +227,9 @@ def generate_text(
             return lambda text: None
         return lambda text: on_text(row // n, row % n, text)
 
-    rows = [_Row(tokenizer, encoded[i // n], stop, eos_id, show(i)) for i in range(decoding.rows)]
+    # What a row's text goes on from: its prompt, or in an encoder-decoder nothing.
+    read = [[] if joined else tokens for tokens in encoded]
+    rows = [_Row(tokenizer, read[i // n], stop, eos_id, show(i)) for i in range(decoding.rows)]
     for tokens, logprobs, valid in decoding.chunks():
         for index, row in enumerate(rows):
             for token, logprob, made in zip(tokens[index], logprobs[index], valid[index]):

@@ -10,16 +10,21 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from lm.config import ModelConfig, Rotary
-from lm.model.cache import append
-from lm.model.layers import Linear, residual_stddev
+from lm.model.cache import LayerCache, append
+from lm.model.layers import Linear, Norm, residual_stddev
 from lm.model.masks import Mask, Span
 from lm.model.positions import rotate
 
-# Keys and values of one layer, and the slot where the next are written.
-LayerCache = tuple[Float[Array, "B S K H"], Float[Array, "B S K H"], Int[Array, ""]]
+
+class Memory(struct.PyTreeNode):
+    """What cross-attention looks at: the encoder's output, None where a cache holds its keys and
+    values already, and the positions that are not padding."""
+
+    states: Float[Array, "B S D"] | None
+    mask: Mask = Mask()
 
 
 class Context(struct.PyTreeNode):
@@ -29,6 +34,7 @@ class Context(struct.PyTreeNode):
     bias: Float[Array, "#B N T S"] | None = None
     rotary: tuple[Float[Array, "#B T half"], Float[Array, "#B T half"]] | None = None
     spans: tuple[Span, ...] | None = struct.field(pytree_node=False, default=None)
+    memory: Memory | None = None
 
 
 def softcap(x: jax.Array, cap: float | None) -> jax.Array:
@@ -87,9 +93,11 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017), multi-query and grouped-query included."""
+    """Multi-head attention (Vaswani et al. 2017), multi-query and grouped-query included: of a
+    sequence to itself, or (`cross`) to an encoder's output."""
 
     config: ModelConfig
+    cross: bool = False
 
     @nn.compact
     def __call__(
@@ -101,23 +109,23 @@ class Attention(nn.Module):
         train: bool,
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         c = self.config
-        dtype, width = jnp.dtype(c.compute_dtype), c.width_of_head
-        project = functools.partial(
-            Linear, (c.d_model,), bias=c.attention_bias, stddev=c.init.stddev, dtype=dtype
-        )
-        shared = ("embed", "kv_heads", "head")
-        query = project((c.num_heads, width), axes=("embed", "heads", "head"), name="query")(x)
-        key = project((c.kv_heads, width), axes=shared, name="key")(x)
-        value = project((c.kv_heads, width), axes=shared, name="value")(x)
-        if context.rotary is not None and isinstance(c.position, Rotary):
-            turn = functools.partial(
-                rotate, tables=context.rotary, interleaved=c.position.interleaved
-            )
-            query, key = turn(query), turn(key)
-        if cache is not None:
-            keys, values, index = cache
-            key, value = append(keys, key, index), append(values, value, index)
-            cache = (key, value, index)
+        width = c.width_of_head
+        query = self._project(x, "query", c.num_heads)
+        if self.cross:
+            key, value, cache = self._of_memory(x, context, cache)
+            context = Context(mask=context.memory.mask) if context.memory else Context()
+        else:
+            key = self._project(x, "key", c.kv_heads)
+            value = self._project(x, "value", c.kv_heads)
+            if context.rotary is not None and isinstance(c.position, Rotary):
+                turn = functools.partial(
+                    rotate, tables=context.rotary, interleaved=c.position.interleaved
+                )
+                query, key = turn(query), turn(key)
+            if cache is not None:
+                key = append(cache.keys, key, cache.index)
+                value = append(cache.values, value, cache.index)
+                cache = cache.replace(keys=key, values=value)
         result = attend(
             query,
             key,
@@ -133,7 +141,45 @@ class Attention(nn.Module):
             ("heads", "head", "embed"),
             c.attention_output_bias,
             residual_stddev(c),
-            dtype,
+            jnp.dtype(c.compute_dtype),
             name="output",
         )
         return output(result), cache
+
+    def _project(self, x: jax.Array, name: str, heads: int) -> jax.Array:
+        """Queries, keys or values of every head."""
+        c = self.config
+        axis = "heads" if name == "query" else "kv_heads"
+        linear = Linear(
+            (c.d_model,),
+            (heads, c.width_of_head),
+            ("embed", axis, "head"),
+            c.attention_bias,
+            c.init.stddev,
+            jnp.dtype(c.compute_dtype),
+            name=name,
+        )
+        y = linear(x)
+        if c.qk_norm and name != "value":
+            y = Norm(c.norm, c.width_of_head, name=f"{name}_norm")(y)
+        return y
+
+    def _of_memory(
+        self, x: jax.Array, context: Context, cache: LayerCache | None
+    ) -> tuple[jax.Array, jax.Array, LayerCache | None]:
+        """Keys and values of the encoder's output: made from it, or remembered by the cache."""
+        memory = context.memory
+        if memory is None and self.is_initializing():
+            memory = Memory(x)
+        if memory is not None and memory.states is not None:
+            key = self._project(memory.states, "key", self.config.kv_heads)
+            value = self._project(memory.states, "value", self.config.kv_heads)
+            cache = None if cache is None else cache.replace(cross=(key, value))
+        elif cache is not None and cache.cross is not None:
+            key, value = cache.cross
+        else:
+            raise ValueError(
+                "a decoder with cross-attention needs the source (source= or encoded=), or a "
+                "cache that has seen it"
+            )
+        return key, value, cache

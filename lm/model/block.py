@@ -10,14 +10,17 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lm.config import ModelConfig
-from lm.model.attention import Attention, Context, LayerCache
+from lm.model.attention import Attention, Context
+from lm.model.cache import LayerCache
 from lm.model.layers import FeedForward, Norm
 
 
 class Block(nn.Module):
-    """pre: x + f(norm(x)). post: norm(x + f(x)). f is attention, then the feed-forward."""
+    """pre: x + f(norm(x)). post: norm(x + f(x)). f is attention, then with `cross` attention to the
+    encoder's output, then the feed-forward."""
 
     config: ModelConfig
+    cross: bool = False
 
     @nn.compact
     def __call__(
@@ -40,12 +43,16 @@ class Block(nn.Module):
             y, rest = function(x)
             return norm(x + dropout(y)), rest
 
-        attention = Attention(c, name="attention")
+        def attend(module: Attention) -> Callable[[jax.Array], tuple[jax.Array, Any]]:
+            return lambda h: module(h, context, cache, train=train)
+
+        def norm(name: str) -> Norm:
+            return Norm(c.norm, c.d_model, name=name)
+
         feed_forward = FeedForward(c, name="mlp")
-        x, cache = residual(
-            x,
-            Norm(c, name="attention_norm"),
-            lambda h: attention(h, context, cache, train=train),
-        )
-        x, _ = residual(x, Norm(c, name="mlp_norm"), lambda h: (feed_forward(h, train=train), None))
+        x, cache = residual(x, norm("attention_norm"), attend(Attention(c, name="attention")))
+        if self.cross:
+            cross = Attention(c, cross=True, name="cross_attention")
+            x, cache = residual(x, norm("cross_attention_norm"), attend(cross))
+        x, _ = residual(x, norm("mlp_norm"), lambda h: (feed_forward(h, train=train), None))
         return x, cache

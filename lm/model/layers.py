@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from lm.config import ModelConfig
+from lm.config import ModelConfig, NormConfig
 
 
-def boxed_normal(stddev: float, axes: tuple[str, ...]) -> Callable[..., Any]:
+def boxed_normal(stddev: float, axes: tuple[str | None, ...]) -> Callable[..., Any]:
     """An initialiser of normal(0, stddev) weights that names the logical axes."""
     return nn.with_logical_partitioning(nn.initializers.normal(stddev), axes)
 
@@ -35,7 +35,7 @@ class Linear(nn.Module):
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    axes: tuple[str, ...]
+    axes: tuple[str | None, ...]
     bias: bool
     stddev: float
     dtype: Any
@@ -63,7 +63,7 @@ class Embedding(nn.Module):
 
     size: int
     width: int
-    axes: tuple[str, str]
+    axes: tuple[str | None, ...]
     stddev: float
     dtype: Any
 
@@ -141,11 +141,14 @@ normalise.defvjp(_normalise_forward, _normalise_backward)
 class Norm(nn.Module):
     """LayerNorm (Ba et al. 2016) with or without bias, or RMSNorm (Zhang & Sennrich 2019)."""
 
-    config: ModelConfig
+    norm: NormConfig
+    width: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
-        norm, width = self.config.norm, self.config.d_model
+    def __call__(
+        self, x: Float[Array, "*shape {self.width}"]
+    ) -> Float[Array, "*shape {self.width}"]:
+        norm, width = self.norm, self.width
         named = functools.partial(nn.with_logical_partitioning, names=("norm",))
         scale = self.param("scale", named(nn.initializers.ones), (width,), jnp.float32)
         centre = norm.kind == "layer"
@@ -153,6 +156,18 @@ class Norm(nn.Module):
         if norm.has_bias:
             bias = self.param("bias", named(nn.initializers.zeros), (width,), jnp.float32)
         return normalise(x, scale, bias, norm.epsilon, centre)
+
+
+class Bias(nn.Module):
+    """x + bias over the last axis, in x's dtype."""
+
+    size: int
+    axis: str | None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape V"]) -> Float[Array, "*shape V"]:
+        zeros: Any = nn.with_logical_partitioning(nn.initializers.zeros, (self.axis,))
+        return x + self.param("bias", zeros, (self.size,), jnp.float32).astype(x.dtype)
 
 
 # The function, and whether it gates a second projection (Shazeer 2020).

@@ -12,28 +12,59 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lm.config import LinearScaling, Llama3Scaling, Rotary, Sinusoidal
+
 
 def sinusoidal(
-    positions: Int[Array, "*batch T"], width: int, base: float = 10000.0
+    positions: Int[Array, "*batch T"], width: int, config: Sinusoidal
 ) -> Float[Array, "*batch T {width}"]:
-    """sin at even and cos at odd dimensions (Vaswani et al. 2017, section 3.5)."""
-    angles = _angles(positions, -(-width // 2) * 2, base)
-    pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-    return pairs.reshape(*angles.shape[:-1], -1)[..., :width]
+    """Sines and cosines of the positions (Vaswani et al. 2017, section 3.5), laid out as the config
+    says. An odd width leaves out the last cosine; tensor2tensor's last column is zero then."""
+    positions = positions + config.offset
+    if config.layout == "interleaved":
+        angles = _angles(positions, _powers(config.base, width))
+        both = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        return both.reshape(*angles.shape[:-1], -1)[..., :width]
+    if config.layout == "halves":
+        angles = _angles(positions, _powers(config.base, width))
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)[..., :width]
+    half = width // 2
+    exponents = np.arange(half) / max(half - 1, 1)
+    angles = _angles(positions, config.base**-exponents)
+    both = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return jnp.pad(both, [(0, 0)] * (both.ndim - 1) + [(0, width - 2 * half)])
 
 
-def _angles(positions: Array, width: int, base: float) -> Array:
-    """position / base^(2i / width) for i in 0 .. width/2 - 1, on a new last axis."""
+def _powers(base: float, width: int) -> np.ndarray:
+    """base^(-2i / width) for i in 0 .. width/2 - 1."""
     # In float64 on the host: base ** x in float32 is off by several units in the last place.
-    frequencies = np.asarray(base ** (-np.arange(0, width, 2) / width), np.float32)
-    return positions[..., None].astype(jnp.float32) * frequencies
+    return base ** (-np.arange(0, width, 2) / width)
+
+
+def _angles(positions: Array, frequencies: np.ndarray) -> Array:
+    """position * frequency, on a new last axis."""
+    return positions[..., None].astype(jnp.float32) * np.asarray(frequencies, np.float32)
+
+
+def rotary_frequencies(config: Rotary, width: int) -> np.ndarray:
+    """Radians a position for each of the width / 2 rotated pairs, float64."""
+    frequencies = _powers(config.base, width)
+    scaling = config.scaling
+    if isinstance(scaling, LinearScaling):
+        return frequencies / scaling.factor
+    if isinstance(scaling, Llama3Scaling):
+        turns = scaling.original_length * frequencies / (2 * np.pi)
+        low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+        kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+        return frequencies * (kept + (1 - kept) / scaling.factor)
+    return frequencies
 
 
 def rotary_tables(
-    positions: Int[Array, "#B T"], width: int, base: float = 10000.0
+    positions: Int[Array, "#B T"], width: int, config: Rotary
 ) -> tuple[Float[Array, "#B T half"], Float[Array, "#B T half"]]:
     """Cosines and sines of the rotation angles, for the `width` rotated dimensions of a head."""
-    angles = _angles(positions, width, base)
+    angles = _angles(positions, rotary_frequencies(config, width))
     return jnp.cos(angles), jnp.sin(angles)
 
 
@@ -85,14 +116,19 @@ def alibi_bias(
 
 
 def t5_bucket(
-    distance: Int[Array, "*shape"], num_buckets: int, max_distance: int
+    distance: Int[Array, "*shape"], num_buckets: int, max_distance: int, both_ways: bool = False
 ) -> Int[Array, "*shape"]:
     """The bucket of a query's distance to an earlier key (T5, Raffel et al. 2020, section 2.1).
 
     The first half of the buckets are the distances 0, 1, ... themselves; the other half grow
-    logarithmically up to `max_distance`, and the last holds everything beyond. Distances below 0
-    (later keys) fall into bucket 0: the decoder's mask hides them.
+    logarithmically up to `max_distance`, and the last holds everything beyond. Later keys (distance
+    below 0) fall into bucket 0, the decoder's mask hides them; with `both_ways` the upper half of
+    all buckets is theirs, divided in the same way.
     """
+    if both_ways:
+        half = num_buckets // 2
+        bucket = t5_bucket(jnp.abs(distance), half, max_distance)
+        return jnp.where(distance < 0, bucket + half, bucket)
     exact = num_buckets // 2
     distance = jnp.maximum(distance, 0)
     # log(0) would be chosen nowhere, but cast to an integer on the way.
@@ -107,7 +143,33 @@ def t5_bias(
     query: Int[Array, "#B T"],
     key: Int[Array, "#B S"],
     max_distance: int,
+    both_ways: bool = False,
 ) -> Float[Array, "#B N T S"]:
     """The trained bias of every head for the distance of query and key."""
-    bucket = t5_bucket(query[:, :, None] - key[:, None, :], embedding.shape[0], max_distance)
+    distance = query[:, :, None] - key[:, None, :]
+    bucket = t5_bucket(distance, embedding.shape[0], max_distance, both_ways)
     return jnp.moveaxis(jnp.take(embedding, bucket, axis=0), -1, 1)
+
+
+def relative_sinusoids(
+    num_queries: int, num_keys: int, width: int, clamp_length: int | None
+) -> Float[Array, "distances {width}"]:
+    """Sines, then cosines, of the distances num_keys, num_keys - 1 ... 1 - num_queries, one a row
+    (Dai et al. 2019, appendix B)."""
+    distances = np.arange(num_keys, -num_queries, -1)
+    if clamp_length is not None:
+        distances = np.clip(distances, -clamp_length, clamp_length)
+    angles = _angles(jnp.asarray(distances), _powers(10000.0, width))
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def by_distance(x: Float[Array, "B N T distances"], num_keys: int) -> Float[Array, "B N T S"]:
+    """From columns by distance, as `relative_sinusoids` orders them, to columns by key.
+
+    The distance of query i to key j is (num_keys - T) + i - j: column T - i + j. Read row by row
+    that is one place later a row less than there are columns, so dropping the first T numbers and
+    re-dividing the rest brings every row into place.
+    """
+    batch, heads, length, distances = x.shape
+    flat = x.reshape(batch, heads, length * distances)[..., length:]
+    return flat.reshape(batch, heads, length, distances - 1)[..., :num_keys]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
@@ -56,7 +57,7 @@ class Checkpoints:
         self._report = report
         self._writable = config is not None
         self._threads: list[threading.Thread] = []
-        _quieten_orbax()
+        quieten_orbax()
         if config is None:
             if not self.directory.is_dir():
                 raise UserError(
@@ -98,7 +99,7 @@ class Checkpoints:
         Raises:
           UserError: the disk is full, or an earlier write failed.
         """
-        with _explained(self.directory):
+        with explained(self.directory):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -117,7 +118,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything is committed. Raises UserError where a write failed."""
-        with _explained(self.directory):
+        with explained(self.directory):
             self._manager.wait_until_finished()
         for thread in self._threads:
             thread.join()
@@ -193,6 +194,46 @@ class Checkpoints:
         if restored is None:
             raise UserError(f"no checkpoint in {self.directory}; train the run there first")
         return restored
+
+    def find(self, step: int | None = None) -> Restored:
+        """The newest sound checkpoint (or that of `step`) with `state` its structure alone: nested
+        dicts of array metadata (shape, dtype). `read_leaf` reads what is wanted of it.
+
+        Raises:
+          UserError: as `restore_parts`.
+        """
+
+        def read(candidate: int) -> Restored:
+            return Restored(candidate, self._saved_structure(candidate), {}, {})
+
+        found = self._newest_sound(read, step)
+        if found is None:
+            raise UserError(f"no checkpoint in {self.directory}; train the run there first")
+        return found
+
+    def read_leaf(self, step: int, path: Sequence[str]) -> np.ndarray:
+        """One array of a saved state, by the keys that lead to it.
+
+        Raises:
+          UserError: it cannot be read, or is not there any more.
+        """
+        wanted: Any = jax.ShapeDtypeStruct((), np.float32)
+        arguments: Any = ocp.RestoreArgs(restore_type=np.ndarray)
+        for key in reversed(path):
+            wanted, arguments = {key: wanted}, {key: arguments}
+        try:
+            found = self._handler.restore(
+                self.directory / str(step) / "state",
+                args=ocp.args.PyTreeRestore(wanted, restore_args=arguments, partial_restore=True),
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"could not read {'/'.join(path)} from {self.directory / str(step)}: "
+                f"{str(error).splitlines()[0][:200]}"
+            ) from error
+        for key in path:
+            found = found[key]
+        return np.asarray(found)
 
     def _newest_sound(self, read: Callable[[int], Restored], step: int | None) -> Restored | None:
         available = self.steps()
@@ -292,7 +333,7 @@ class Checkpoints:
 
 
 @contextmanager
-def _explained(directory: Path) -> Iterator[None]:
+def explained(directory: Path) -> Iterator[None]:
     """Turns a failed write into a UserError that names the folder and what to do."""
     try:
         yield
@@ -311,7 +352,7 @@ def _explained(directory: Path) -> Iterator[None]:
         raise
 
 
-def _quieten_orbax() -> None:
+def quieten_orbax() -> None:
     """Orbax logs what it raises, and its writers' leftovers of a failed write complain of a closed
     event loop: every failure reaches the user once, as the message of the error that is raised."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)

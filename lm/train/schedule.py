@@ -74,7 +74,8 @@ def _check_lengths(config: Schedule, warmup: int, decay: int, total_steps: int) 
     if isinstance(config, (Linear, Cosine)) and warmup >= total_steps:
         raise ConfigError(
             f"schedule {config.kind!r}: a warm-up of {warmup} steps leaves none of the "
-            f"{total_steps} steps of training to decay in; shorten the warm-up or train longer"
+            f"{total_steps} steps of training to decay in; lower optimizer.schedule.warmup or "
+            "train longer"
         )
     if warmup + decay > total_steps:
         what = f"{warmup} steps of warm-up" + (f" and {decay} of decay" if decay else "")

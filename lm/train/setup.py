@@ -37,6 +37,7 @@ from lm.train.workdir import (
     TOKENIZER,
     begun,
     check_config,
+    check_not_converted,
     load_params,
     locked,
     write_config,
@@ -79,6 +80,9 @@ def train(
       ConfigError: a config that cannot be meant, or another one than the run began with.
     """
     workdir = workdir.expanduser().absolute()
+    check_not_converted(workdir)
+    if config.objective is None:
+        raise ConfigError("objective is None: it says what is learned, so set config.objective")
     with locked(workdir), StopRequest() as stop:
         tokenizer = None
         if begun(workdir):

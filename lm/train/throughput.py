@@ -32,7 +32,7 @@ class FlopsPerToken:
 
     `palm`: 6 N + 12 L d T (Chowdhery et al. 2022, appendix B); `causal`: 6 N + 6 L d T, which
     counts only the scores that the causal mask keeps. N is the parameters that are multiplied
-    with every token: no position table, and no input table unless the head shares it.
+    with every token: no position or type table, and no input table unless the head shares it.
     """
 
     palm: float
@@ -41,12 +41,12 @@ class FlopsPerToken:
 
 def flops_per_token(config: ModelConfig, params: Params, sequence_length: int) -> FlopsPerToken:
     """FLOPs a token of a model at `sequence_length`; `params` may be abstract."""
-    skipped = {"position_embedding"} | (set() if config.tie_embeddings else {"token_embedding"})
+    tables = {"position_embedding", "token_type_embedding"}
+    skipped = tables | (set() if config.tie_embeddings else {"token_embedding"})
     count = sum(
         int(np.prod(leaf.shape))
-        for name, tree in params.items()
-        if name not in skipped
-        for leaf in jax.tree.leaves(tree)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if not skipped & {getattr(entry, "key", None) for entry in path}
     )
     width = config.num_heads * config.width_of_head
     attention = config.num_layers * width * sequence_length

@@ -24,6 +24,7 @@ from lm.config import Config
 from lm.data.roots import data_root
 from lm.data.tokenizer import Tokenizer, load_tokenizer
 from lm.errors import ConfigError, UserError
+from lm.model import build_model
 from lm.objectives import build_objective
 from lm.objectives.base import Objective
 from lm.train.checkpoint import Checkpoints, Restored
@@ -31,6 +32,8 @@ from lm.types import Params
 
 CONFIG, MANIFEST, METRICS = "config.json", "manifest.json", "metrics.jsonl"
 TOKENIZER, CHECKPOINTS = "tokenizer", "checkpoints"
+# Where a converted model is from: a workdir that has it holds no training run.
+CONVERTED = "convert.json"
 
 # Environment variables that say how JAX computes.
 FLAGS = ("JAX_", "XLA_", "LIBTPU_", "NVIDIA_TF32")
@@ -50,11 +53,12 @@ CHANGEABLE = (
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model, ready for use: what `generate`, `score` and `evaluate` work on."""
+    """A trained or converted model, ready for use: what `generate`, `score` and `evaluate` work on.
+    `objective` is None for a converted model that has no default one."""
 
     workdir: Path
     config: Config
-    objective: Objective
+    objective: Objective | None
     model: Any
     params: Params
     tokenizer: Tokenizer
@@ -105,6 +109,16 @@ def read_json(path: Path) -> dict[str, Any]:
 def begun(workdir: Path) -> bool:
     """Whether a run has taken steps here. One that failed before may be started differently."""
     return (workdir / METRICS).exists()
+
+
+def check_not_converted(workdir: Path) -> None:
+    """Raises ConfigError where the folder holds what `lm convert` made, not a run."""
+    if (workdir / CONVERTED).exists():
+        raise ConfigError(
+            f"{workdir} holds a converted model, not a run: to train from it, name it as the start "
+            "of a run in another folder, with --config=experiments/continue.py "
+            f"--config.train.warm_start={workdir} --workdir=NEW"
+        )
 
 
 def check_config(workdir: Path, config: Config, report: Callable[[str], None]) -> None:
@@ -245,20 +259,22 @@ def load_params(
 
 
 def load_run(workdir: Path, step: int | None = None) -> Run:
-    """Everything needed to use the model trained in `workdir`, from that folder alone.
+    """Everything needed to use the model in `workdir`, trained or converted, from that folder.
 
     Raises:
       UserError: no run or no sound checkpoint there.
     """
     workdir = Path(workdir)
     config = read_config(workdir)
-    objective = build_objective(config.objective, config.model)
+    objective = None
+    if config.objective is not None:
+        objective = build_objective(config.objective, config.model)
     restored = load_params(workdir, step, report=lambda line: print(line, file=sys.stderr))
     return Run(
         workdir=workdir,
         config=config,
         objective=objective,
-        model=objective.model,
+        model=build_model(config.model) if objective is None else objective.model,
         params=restored.state,
         tokenizer=load_tokenizer(workdir / TOKENIZER),
         step=restored.step,

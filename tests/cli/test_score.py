@@ -185,7 +185,7 @@ def test_long_texts_need_windows(score):
         ({"text": ""}, ':2: "text" is empty'),
         ({"context": "a", "continuation": ""}, ':2: "continuation" is empty'),
         ({"text": ["a"]}, ':2: "text" must be a string, not list'),
-        ("[" * 100_000, ":2: not a JSON line to score: nested too deeply"),
+        ("[" * 100_000, ":2: not a JSON line: nested too deeply"),
         ('{"text": "a", "id": 1, "text": "b"}', ":2: not a JSON line in UTF-8: the key 'text' is "
          "given more than once"),
         ({"text": "\ud800"}, ":2: "),
@@ -204,7 +204,7 @@ def test_a_bad_line_is_named_and_nothing_is_written(score, tmp_path, line, messa
 
 def test_files_that_cannot_be_used_are_named(score, capsys, tmp_path, loaded):
     status, _, err = score([])
-    assert status == 1 and "in.jsonl is empty: nothing to score" in err
+    assert status == 1 and "in.jsonl is empty: give at least one line" in err
     status, _, err = score([{"text": "a"}], f"--output={tmp_path}/absent/out.jsonl")
     assert status == 1 and "could not write --output=" in err and "absent is no folder" in err
     status, _, err = score([{"text": "a"}], f"--output={tmp_path}")

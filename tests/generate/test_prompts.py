@@ -53,12 +53,12 @@ def test_the_estimate_is_the_size_of_the_cache():
 def test_more_than_the_memory_is_refused_with_the_numbers(monkeypatch):
     # 10 rows: 20 slots of 2 * 3 layers * 2 heads * 2 wide in bfloat16 and a position; 100 logits.
     needed = 10 * (20 * (2 * 3 * 2 * 2 * 2 + 4) + 4 * 100)
-    monkeypatch.setattr(prompts, "_memory", lambda: needed)
+    monkeypatch.setattr(prompts, "memory_bytes", lambda: needed)
     check_memory(CONFIG, 10, 20)
-    monkeypatch.setattr(prompts, "_memory", lambda: needed - 1)
+    monkeypatch.setattr(prompts, "memory_bytes", lambda: needed - 1)
     with pytest.raises(ConfigError, match="10 sequences of up to 20 tokens need .* GiB of memory"):
         check_memory(CONFIG, 10, 20)
 
 
 def test_the_memory_of_this_machine_is_known():
-    assert 2**28 < prompts._memory() < 2**50
+    assert 2**28 < prompts.memory_bytes() < 2**50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -31,9 +32,10 @@ def _config(**overrides: Any) -> ModelConfig:
 def _params(config: ModelConfig, seed: int = 0) -> Any:
     """Random parameters, biases and scales too: nothing is left at 0 or 1 where it could hide."""
     rng = np.random.default_rng(seed)
-    variables = jax.eval_shape(
-        build_model(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
-    )
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    given = {"source": tokens} if config.architecture == "encoder_decoder" else {}
+    init = functools.partial(build_model(config).init, **given)
+    variables = jax.eval_shape(init, jax.random.key(0), tokens)
 
     def random(path: Any, leaf: Any) -> jax.Array:
         centre = 1.0 if path[-1].key == "scale" else 0.0

@@ -10,7 +10,7 @@ import numpy as np
 
 from lm.config import ModelConfig, NormConfig, Rotary
 from lm.model import Mask, build_model, init_cache
-from lm.model.transformer import query_block
+from lm.model.stack import query_block
 
 TOKENS = jnp.array([[1, 2, 3, 4, 5, 6], [7, 3, 9, 9, 0, 2]])
 LOCAL_GLOBAL: dict[str, Any] = {

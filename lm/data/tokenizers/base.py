@@ -43,6 +43,9 @@ class Tokenizer(Protocol):
     """`decode(encode(text)) == text` for every text that `encode` accepts."""
     fingerprint: str
     """16 hex digits of the vocabulary and of how text is split; equal after `save` and load."""
+    wrapping: tuple[Sequence[int], Sequence[int]]
+    """The ids that the tokenizer's own files put before and after one text (XLNet: <sep> <cls>
+    after it); both empty for a tokenizer that says nothing of it."""
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -90,6 +93,7 @@ class TokenizerBase:
     mask_id: int | None = None
     lossless: bool = False
     fingerprint: str
+    wrapping: tuple[Sequence[int], Sequence[int]] = ((), ())
     skipped: frozenset[int] = frozenset()
     """Ids that `decode` leaves out."""
 

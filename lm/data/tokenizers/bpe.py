@@ -35,22 +35,16 @@ class ByteLevelBPE(LibraryTokenizer):
         super().__init__(backend, origin)
         if self.spec["model"].get("dropout"):
             raise UserError(f"{origin} has BPE dropout, which encodes a text differently each time")
-        splitters = _byte_level(self.spec["pre_tokenizer"])
+        splitters = byte_level(self.spec["pre_tokenizer"])
         if not splitters:
             raise UserError(f"{origin} holds a BPE tokenizer over characters, not over bytes")
         added = {a["id"]: a["content"].encode() for a in self.spec["added_tokens"]}
-        self._bytes = [added.get(i, _token_bytes(t)) for i, t in enumerate(self.tokens)]
+        self._bytes = [added.get(i, token_bytes(t)) for i, t in enumerate(self.tokens)]
         missing = 256 - len({b for b in self._bytes if len(b) == 1})
         if missing:
             raise UserError(f"{origin}: the vocabulary lacks {missing} of the 256 bytes")
         self.set_special(pad=PAD, bos=BOS, eos=EOS, unk=UNK, mask=MASK)
-        self.lossless = (
-            self.spec["normalizer"] is None
-            and not any(s["add_prefix_space"] for s in splitters)
-            and not any(
-                a["lstrip"] or a["rstrip"] for a in self.spec["added_tokens"] if not a["special"]
-            )
-        )
+        self.lossless = keeps_text(self.spec)
         # GPT-2's splitting and nothing before it.
         self.cuts_lines = (
             self.lossless
@@ -91,12 +85,12 @@ class ByteLevelBPE(LibraryTokenizer):
         if path.is_file() and path.name not in pairs:
             return cls(load_backend(path), str(path))
         if path.is_file():
-            return cls(_from_pair(*(path.parent / n for n in pairs[path.name])), str(path.parent))
+            return cls(from_pair(*(path.parent / n for n in pairs[path.name])), str(path.parent))
         for names in (FILE_PAIRS[0], (cls.FILE,), FILE_PAIRS[1]):
             files = [path / name for name in names]
             if not all(file.exists() for file in files):
                 continue
-            backend = load_backend(files[0]) if len(files) == 1 else _from_pair(*files)
+            backend = load_backend(files[0]) if len(files) == 1 else from_pair(*files)
             return cls(backend, str(path))
         raise UserError(
             f"{path} has neither a tokenizer.json nor encoder.json and vocab.bpe for byte-level BPE"
@@ -113,15 +107,43 @@ class ByteLevelBPE(LibraryTokenizer):
             return "".join(f"<0x{byte:02X}>" for byte in data)
 
 
-def _byte_level(spec: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The ByteLevel steps of a pre-tokenizer, alone or in a sequence."""
+def byte_level(spec: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The ByteLevel steps of a pre-tokenizer or decoder, alone or in a sequence."""
+    return [step for step in _steps(spec) if step["type"] == "ByteLevel"]
+
+
+def keeps_text(spec: dict[str, Any]) -> bool:
+    """Whether a tokenizer over bytes takes every text as it is: no change of it, nothing added."""
+    splitters = byte_level(spec["pre_tokenizer"])
+    return (
+        spec["normalizer"] is None
+        and bool(splitters)
+        and not any(step["add_prefix_space"] for step in splitters)
+        and not any(step.get("behavior") == "Removed" for step in _steps(spec["pre_tokenizer"]))
+        and not any(a["lstrip"] or a["rstrip"] for a in spec["added_tokens"] if not a["special"])
+    )
+
+
+def _steps(spec: dict[str, Any] | None) -> list[dict[str, Any]]:
     if spec is None:
         return []
-    steps = spec["pretokenizers"] if spec["type"] == "Sequence" else [spec]
-    return [step for step in steps if step["type"] == "ByteLevel"]
+    if spec["type"] != "Sequence":
+        return [spec]
+    return spec["pretokenizers"] if "pretokenizers" in spec else spec["decoders"]
 
 
-def _from_pair(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
+def from_pair(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
+    """GPT-2's splitting and merges, from its two files; its usual special tokens are special."""
+    ids, pairs = read_pair(vocabulary, merges)
+    backend = tokenizers.Tokenizer(merging(ids, pairs, f"{vocabulary} and {merges}"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    named = [name for name in dict.fromkeys((*BOS, *EOS, *PAD, *UNK, *MASK)) if name in ids]
+    backend.add_special_tokens([AddedToken(n, special=True, normalized=False) for n in named])
+    return backend
+
+
+def read_pair(vocabulary: Path, merges: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The ids and the merges of two files. Raises UserError where one is damaged."""
     lines = [line.rstrip("\r") for line in read_text(merges).split("\n")]
     first = 1 if lines[0].startswith("#version") else 0
     pairs: list[tuple[str, str]] = []
@@ -135,14 +157,17 @@ def _from_pair(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
     ids = read_json(vocabulary)
     if not isinstance(ids, dict) or not all(isinstance(i, int) for i in ids.values()):
         raise UserError(f"{vocabulary} is not a JSON object from tokens to ids")
+    return ids, pairs
+
+
+def merging(
+    ids: dict[str, int], pairs: list[tuple[str, str]], where: str, **options: Any
+) -> models.BPE:
+    """The library's BPE. Raises UserError where a merge makes no token."""
     try:
-        backend = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=pairs))
+        return models.BPE(vocab=ids, merges=pairs, **options)
     except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{vocabulary} and {merges} do not fit together: {error}") from None
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    named = [name for name in dict.fromkeys((*BOS, *EOS, *PAD, *UNK, *MASK)) if name in ids]
-    backend.add_special_tokens([AddedToken(n, special=True, normalized=False) for n in named])
-    return backend
+        raise UserError(f"{where} do not fit together: {error}") from None
 
 
 def _byte_to_character() -> dict[int, str]:
@@ -158,7 +183,7 @@ BYTE_TO_CHARACTER = _byte_to_character()
 _CHARACTER_TO_BYTE = {c: b for b, c in BYTE_TO_CHARACTER.items()}
 
 
-def _token_bytes(token: str) -> bytes:
+def token_bytes(token: str) -> bytes:
     try:
         return bytes(_CHARACTER_TO_BYTE[c] for c in token)
     except KeyError:

@@ -20,7 +20,8 @@ Names = Sequence[str]
 class LibraryTokenizer(TokenizerBase):
     """A `tokenizers.Tokenizer` whose post-processor, padding and truncation are left aside."""
 
-    model_type: str
+    model_type: str | None
+    """The library's name of the model; None for a kind that takes any."""
     FILE = "tokenizer.json"
     cuts_lines = False
     """Whether the ids of a text are those of its parts from `cut_lines`."""
@@ -31,8 +32,9 @@ class LibraryTokenizer(TokenizerBase):
         # Without it "<|endoftext|>" inside a document would become the special token.
         backend.encode_special_tokens = True
         self.backend = backend
+        self.encoder = backend
         self.spec: dict[str, Any] = json.loads(backend.to_str())
-        if self.spec["model"]["type"] != self.model_type:
+        if self.model_type not in (None, self.spec["model"]["type"]):
             raise UserError(
                 f"{origin} holds a {self.spec['model']['type']} tokenizer, not {self.model_type}"
             )
@@ -80,7 +82,7 @@ class LibraryTokenizer(TokenizerBase):
 
     def _encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         try:
-            return self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            return self.encoder.encode_batch_fast(list(texts), add_special_tokens=False)
         except TypeError:
             # The library says no more than this of a lone surrogate; name it.
             for text in texts:

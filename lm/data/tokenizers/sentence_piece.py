@@ -19,7 +19,7 @@ SPACE = "\u2581"
 # The generated module makes its classes when imported, where type checkers do not see them.
 _PROTOCOL: Any = sentencepiece_model_pb2
 # T5's sentinels: placed by an objective, never read from a document.
-_SENTINEL = re.compile(f"{SPACE}?<extra_id_[0-9]+>")
+SENTINEL = re.compile(f"{SPACE}?<extra_id_[0-9]+>")
 # The trainer drops, with no more than a note, lines with a tab or U+2047 and lines past its limit.
 _LINE = re.compile("[\n\t\u2047\u2581]+")
 _MAX_LINE = 4000
@@ -41,7 +41,7 @@ class SentencePiece(TokenizerBase):
         try:
             proto = _PROTOCOL.ModelProto.FromString(model)
             for piece in proto.pieces:
-                if _SENTINEL.fullmatch(piece.piece):
+                if SENTINEL.fullmatch(piece.piece):
                     piece.type = piece.UNUSED
             self._processor = sentencepiece.SentencePieceProcessor(
                 model_proto=proto.SerializeToString()
@@ -49,7 +49,7 @@ class SentencePiece(TokenizerBase):
         except Exception as error:  # protobuf and sentencepiece raise different kinds
             reason = str(error).strip().split("\n")[0]
             raise UserError(f"{origin} is damaged, or no SentencePiece model: {reason}") from None
-        self._model = model
+        self.model = model
         processor = self._processor
         self.vocab_size = processor.get_piece_size()
         if not self.vocab_size:
@@ -154,7 +154,7 @@ class SentencePiece(TokenizerBase):
         return self._pieces[token_id]
 
     def _write(self, directory: Path) -> None:
-        (directory / self.FILE).write_bytes(self._model)
+        (directory / self.FILE).write_bytes(self.model)
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -35,7 +35,6 @@ class WordPiece(LibraryTokenizer):
         )
         if self.unk_id is None:
             raise UserError(f"{origin}: the vocabulary lacks [UNK]")
-        self._parts = [_part(token) for token in self.tokens]
         self.lowercase = _lowercases(self.spec["normalizer"])
         kinds = [(self.spec[key] or {}).get("type") for key in ("normalizer", "pre_tokenizer")]
         self.cuts_lines = kinds == ["BertNormalizer", "BertPreTokenizer"] and all(
@@ -57,7 +56,7 @@ class WordPiece(LibraryTokenizer):
         )
         backend.train_from_iterator(texts(), trainer)
         check_size(backend, vocab_size)
-        return cls(_from_vocabulary(backend.get_vocab(with_added_tokens=True), lowercase))
+        return cls(from_vocabulary(backend.get_vocab(with_added_tokens=True), lowercase))
 
     @classmethod
     def load(cls, path: Path, lowercase: bool = True) -> WordPiece:
@@ -79,19 +78,24 @@ class WordPiece(LibraryTokenizer):
         if len(vocabulary) != len(lines):
             twice = next(t for n, t in enumerate(lines) if vocabulary[t] != n)
             raise UserError(f"{path}: the token {twice!r} is there twice")
-        return cls(_from_vocabulary(vocabulary, lowercase), str(path))
+        return cls(from_vocabulary(vocabulary, lowercase), str(path))
 
     def decoder(self) -> Callable[[int], bytes]:
-        started = after_chinese = False
+        return join_words(self.tokens)
 
-        def add(token_id: int) -> bytes:
-            nonlocal started, after_chinese
-            text, continues, begins_chinese, ends_chinese = self._parts[token_id]
-            joined = not started or continues or (after_chinese and begins_chinese)
-            started, after_chinese = True, ends_chinese
-            return text if joined else b" " + text
 
-        return add
+def join_words(tokens: Sequence[str]) -> Callable[[int], bytes]:
+    """A decoder that puts a space between words, and none between two Chinese characters."""
+    started = after_chinese = False
+
+    def add(token_id: int) -> bytes:
+        nonlocal started, after_chinese
+        text, continues, begins_chinese, ends_chinese = _part(tokens[token_id])
+        joined = not started or continues or (after_chinese and begins_chinese)
+        started, after_chinese = True, ends_chinese
+        return text if joined else b" " + text
+
+    return add
 
 
 def _part(token: str) -> tuple[bytes, bool, bool, bool]:
@@ -108,7 +112,7 @@ def _bert(model: models.Model, lowercase: bool) -> tokenizers.Tokenizer:
     return backend
 
 
-def _from_vocabulary(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
+def from_vocabulary(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
     backend = _bert(models.WordPiece(vocabulary, unk_token="[UNK]"), lowercase)
     named = [name for name in SPECIAL if name in vocabulary]
     backend.add_special_tokens([AddedToken(n, special=True, normalized=False) for n in named])

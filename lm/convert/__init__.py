@@ -1,0 +1,1 @@
+"""Weights in and out: other projects' checkpoints become workdirs, and workdirs theirs."""
