@@ -56,6 +56,8 @@ setup(
         "cuda": ["jax[cuda13]>=0.10"],
         # Only to prepare TFDS's own datasets; reading prepared ones needs no TensorFlow.
         "tf": ["tensorflow"],
+        # Words of Chinese text, for whole-word masking.
+        "chinese": ["jieba"],
         # Only to compare with the reference implementation (tests/parity). Its fifth version
         # renamed arguments and keeps T5's settings in other keys; a sixth would do the like.
         "parity": ["safetensors", "torch>=2.13", "transformers>=5.23,<6"],

@@ -57,31 +57,67 @@ def no_bias() -> dict[str, bool]:
     return {"attention_bias": False, "attention_output_bias": False, "mlp_bias": False}
 
 
+def at_scale(model: Mapping[str, Any], remat: str = "full") -> dict[str, Any]:
+    """The model as accelerators compute it: bfloat16, its layers scanned and rematerialised."""
+    scanned = model.get("architecture") != "two_stream"
+    return {**model, "compute_dtype": "bfloat16", "remat": remat, "scan_layers": scanned}
+
+
+def resized(model: Mapping[str, Any], **sizes: Any) -> dict[str, Any]:
+    """The family's model at sizes of ours: every switch kept, no dropout."""
+    d_model = sizes["d_model"]
+    values = {**model, **sizes, "dropout": {}}
+    if model.get("head_dim") is not None:
+        values["head_dim"] = d_model // sizes["num_heads"]
+    if model.get("logit_scale") is not None:  # T5's, of tied embeddings
+        values["logit_scale"] = d_model**-0.5
+    if model.get("embedding_size") == model["d_model"]:
+        values["embedding_size"] = d_model
+    return values
+
+
+def minutes(*, steps: int, rows: int, learning_rate: float) -> dict[str, Any]:
+    """How the `:small` variants train, in minutes on a CPU: `steps` of AdamW, with evaluation."""
+    return {
+        "train": {
+            "batch_size": rows,
+            "duration": {"steps": steps},
+            "steps_per_dispatch": 10,
+            "log_every": 20,
+        },
+        "optimizer": {
+            "kind": "adamw",
+            "learning_rate": learning_rate,
+            "schedule": {"kind": "linear", "warmup": {"steps": steps // 10}},
+            "beta2": 0.98,
+            "weight_decay": 0.01,
+            "clip_norm": 1.0,
+        },
+        "evaluation": {"every": {"steps": steps // 5}, "batches": 20},
+        "checkpoint": {"every": {"steps": steps}},
+    }
+
+
+# What objectives need above the byte tokenizer's 259 ids: a mask, sentinels, tokens for modes.
+_BYTES, _MORE = 259, 45
+
+
 def smoke(config: ConfigDict) -> ConfigDict:
     """The same experiment in seconds: every switch kept, every size shrunk, embedded text as bytes.
 
     It shows that the config runs, never what it learns.
     """
     values = config.to_dict()
-    model, train = values["model"], values["train"]
-    pattern = model.get("layer_pattern", ("global",))
-    kv_heads = model.get("num_kv_heads")
-    model.update(
-        vocab_size=259,  # the byte tokenizer's
-        num_layers=max(2, len(pattern)),
-        d_model=32,
-        num_heads=4,
-        d_ff=64,
-        compute_dtype="float32",
-    )
-    if kv_heads is not None:
-        model["num_kv_heads"] = min(2, kv_heads)
-    if model.get("head_dim") is not None:
-        model["head_dim"] = 8
-    if model.get("window") is not None:
-        model["window"] = 8
-    if "max_length" in model["position"]:
-        model["position"]["max_length"] = 32
+    train, objective = values["train"], values.get("objective", {})
+    causal = objective.get("kind", "causal_lm") == "causal_lm"
+    _shrink(values["model"], _BYTES if causal else _BYTES + _MORE)
+    if objective.get("generator") is not None:
+        _shrink(objective["generator"], values["model"]["vocab_size"])
+    for name, most in (("num_predict", 6), ("reuse_length", 16), ("perm_size", 16)):
+        if objective.get(name) is not None:
+            objective[name] = min(most, objective[name])
+    if objective.get("max_predictions") is not None:
+        objective["max_predictions"] = min(5, objective["max_predictions"])
 
     values["data"].update(
         train={"embedded": {"kind": "embedded", "fraction": (0.0, 0.02)}},
@@ -105,3 +141,30 @@ def smoke(config: ConfigDict) -> ConfigDict:
     values["evaluation"] = {"every": {"steps": 2}, "batches": 2}
     values["checkpoint"] = {**values.get("checkpoint", {}), "every": {"steps": 2}}
     return ConfigDict(values)
+
+
+def _shrink(model: dict[str, Any], vocab_size: int) -> None:
+    """Every size of a model, in place."""
+    layers = max(2, len(model.get("layer_pattern", ("global",))))
+    smallest = {
+        "num_decoder_layers": layers,
+        "num_kv_heads": 2,
+        "head_dim": 8,
+        "window": 8,
+        "embedding_size": 16,
+    }
+    for name, size in smallest.items():
+        if model.get(name) is not None:
+            model[name] = min(size, model[name])
+    if model.get("source_vocab_size") is not None:
+        model["source_vocab_size"] = vocab_size
+    model.update(
+        vocab_size=vocab_size,
+        num_layers=layers,
+        d_model=32,
+        num_heads=4,
+        d_ff=64,
+        compute_dtype="float32",
+    )
+    if "max_length" in model["position"]:
+        model["position"]["max_length"] = 32

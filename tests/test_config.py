@@ -252,3 +252,94 @@ def test_an_objective_says_what_it_can_train() -> None:
     values["model"].update(architecture="decoder", lm_head="none")
     with pytest.raises(ConfigError, match="needs a language-model head"):
         from_dict(Config, values)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ({"kind": "masked_lm", "rate": 0.0}, "rate must be in (0, 1], not 0.0"),
+        ({"kind": "masked_lm", "rate": 1.5}, "rate must be in (0, 1], not 1.5"),
+        ({"kind": "masked_lm", "mask_share": -0.1}, "mask_share must be in [0, 1], not -0.1"),
+        ({"kind": "masked_lm", "random_share": 0.3}, "random_share=0.3 are more than all"),
+        ({"kind": "masked_lm", "max_predictions": 0}, "max_predictions must be at least 1, not 0"),
+        ({"kind": "masked_lm", "chinese_words": True}, "chinese_words needs selection="),
+        ({"kind": "masked_lm", "selection": "span"}, "did you mean 'spans'?"),
+        (
+            {"kind": "masked_lm", "pairs": "sentence_order", "wrap": True},
+            "wrap is for rows without",
+        ),
+        ({"kind": "masked_lm", "pairs": "next_sentence"}, "needs a head of kind 'next_sentence'"),
+        ({"kind": "replaced_tokens"}, "needs a generator"),
+        ({"kind": "span_corruption", "density": 1.0}, "density must be in (0, 1), not 1.0"),
+        ({"kind": "span_corruption", "mean_length": 0.5}, "mean_length must be at least 1"),
+        ({"kind": "denoising", "infill": 1.0}, "infill must be in [0, 1), not 1.0"),
+        ({"kind": "prefix_lm", "label_smoothing": 1.0}, "label_smoothing must be in [0, 1)"),
+        ({"kind": "permutation_lm", "num_predict": 0}, "num_predict must be at least 1, not 0"),
+        ({"kind": "permutation_lm", "reuse_length": -1}, "reuse_length must be at least 0"),
+    ],
+)
+def test_objectives_that_are_refused(objective: dict[str, Any], message: str) -> None:
+    values = with_value("objective", objective)
+    values["model"].update(architecture="encoder")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        from_dict(Config, values)
+
+
+def test_all_chosen_tokens_may_become_the_mask() -> None:
+    values = with_value("objective", {"kind": "masked_lm", "mask_share": 1, "random_share": 0})
+    values["model"].update(architecture="encoder")
+    found = from_dict(Config, values).objective
+    assert isinstance(found, configs.MaskedLM) and found.mask_share == 1
+    for shares in ((0.9, 0.1), (0.7, 0.3), (0.0, 1.0), (1 / 3, 2 / 3)):
+        configs.MaskedLM(rate=1.0, mask_share=shares[0], random_share=shares[1])
+
+
+def test_replaced_tokens_need_models_that_fit() -> None:
+    encoder = {**MODEL, "architecture": "encoder"}
+    detector = {
+        **encoder,
+        "lm_head": "none",
+        "heads": [{"kind": "replaced_token", "num_labels": 1}],
+    }
+
+    def config(model: Any, generator: Any, **more: Any) -> None:
+        values = with_value(
+            "objective", {"kind": "replaced_tokens", "generator": generator, **more}
+        )
+        from_dict(Config, {**values, "model": model})
+
+    config(detector, encoder)
+    small = {**encoder, "d_model": 4}
+    config(detector, small, share_embeddings=False)
+    config(detector, {**small, "lm_head": "transform", "embedding_size": 8})
+    config(encoder, encoder, task="original")
+    none = {"kind": "none"}
+    for message, model, generator, more in [
+        ("needs a head of kind 'replaced_token'", encoder, encoder, {}),
+        ('needs a language-model head: model.lm_head is "none"', detector, encoder,
+         {"task": "all_originals"}),
+        ("must be an encoder with a language-model head", detector, MODEL, {}),
+        ("must be an encoder with a language-model head", detector, detector, {}),
+        ("generator.vocab_size=64 is not the model's 65", detector,
+         {**encoder, "vocab_size": 64}, {}),
+        ("the generator's width_of_embedding is 4, the model's 8", detector, small, {}),
+        ("the generator's position is", detector, {**encoder, "position": none}, {}),
+        ("the generator's token_types is 2, the model's 0", detector,
+         {**encoder, "token_types": 2}, {}),
+        ("temperature must be above 0", detector, encoder, {"temperature": 0.0}),
+    ]:  # fmt: skip
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            config(model, generator, **more)
+
+
+def test_pairs_need_token_types() -> None:
+    model = {
+        **MODEL,
+        "architecture": "encoder",
+        "pooler": {},
+        "heads": [{"kind": "next_sentence", "num_labels": 2}],
+    }
+    values = with_value("objective", {"kind": "masked_lm", "pairs": "next_sentence"})
+    with pytest.raises(ConfigError, match=r"needs model\.token_types=2"):
+        from_dict(Config, {**values, "model": model})
+    from_dict(Config, {**values, "model": {**model, "token_types": 2}})

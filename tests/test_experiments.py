@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 from ml_collections import ConfigDict
 
-from lm.config import Config, DropoutConfig, ModelConfig, Rotary, from_dict
+from lm.config import Config, DropoutConfig, ModelConfig, ReplacedTokens, Rotary, from_dict
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(
@@ -117,7 +117,13 @@ def test_smoke_keeps_the_switches_and_shrinks_the_sizes(name: str) -> None:
     assert type(small.model.position) is type(full.model.position)
     assert type(small.optimizer) is type(full.optimizer)
     assert type(small.optimizer.schedule) is type(full.optimizer.schedule)
-    assert small.model.d_model <= 64 and small.model.vocab_size == 259
+    # The byte tokenizer's 259, and some for masks and sentinels.
+    assert small.model.d_model <= 64 and 259 <= small.model.vocab_size <= 320
+    assert small.objective is not None and full.objective is not None
+    assert type(small.objective) is type(full.objective)
+    for switch in ("pairs", "wrap", "selection", "task", "share_embeddings", "mode_tokens"):
+        assert getattr(small.objective, switch, None) == getattr(full.objective, switch, None)
+    assert small.data.packing == full.data.packing
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -156,7 +162,53 @@ def test_a_family_without_a_reference_says_so_and_how_it_is_checked(name: str) -
 
 
 # Where the experiment calls a size by another name than model.py does.
-RENAMED = {"llama/1b": "3.2-1b", "llama/7b": "2-7b", "llama/8b": "3-8b"}
+RENAMED = {
+    "llama/1b": "3.2-1b",
+    "llama/7b": "2-7b",
+    "llama/8b": "3-8b",
+    "electra/electra-small": "small-discriminator",
+    "electra/base": "base-discriminator",
+    "electra/large": "large-discriminator",
+    "t5/t5-small": "small",
+    "t5/t5-base": "base",
+}
+# A toy for two cores and real text, and the published model whose switches it has.
+TOYS = {
+    "experiments/bert/pretrain.py": "base",
+    "experiments/roberta/pretrain.py": "base",
+    "experiments/electra/pretrain.py": "small-discriminator",
+    "experiments/xlnet/pretrain.py": "base",
+    "experiments/t5/pretrain.py": "base",
+    "experiments/bart/pretrain.py": "base",
+    "experiments/gpt1/pretrain.py": "117m",
+}
+SIZES_OF_A_TOY = {
+    "vocab_size",
+    "num_layers",
+    "d_model",
+    "num_heads",
+    "head_dim",
+    "d_ff",
+    "embedding_size",
+    "decoder_start_id",
+    "logit_scale",
+    "position",
+    "dropout",
+}
+
+
+def published(name: str, size: str) -> ModelConfig:
+    """A size of the family that the experiment `name` belongs to."""
+    return from_dict(ModelConfig, load(str(Path(name).parent / "model.py")).model(size))
+
+
+def plain(model: ModelConfig) -> ModelConfig:
+    """Without how it is computed, dropout, and rotations stretched only after pretraining."""
+    same = {"compute_dtype": "float32", "remat": "none", "scan_layers": False}
+    position = model.position
+    if isinstance(position, Rotary):
+        position = dataclasses.replace(position, scaling=None)
+    return dataclasses.replace(model, position=position, dropout=DropoutConfig(), **same)
 
 
 @pytest.mark.parametrize(
@@ -166,20 +218,47 @@ RENAMED = {"llama/1b": "3.2-1b", "llama/7b": "2-7b", "llama/8b": "3-8b"}
         for name in FILES
         if str(Path(name).parent / "model.py") in MODELS
         for variant in load(name).VARIANTS
+        if variant != "small" or name not in TOYS
     ],
 )
 def test_what_is_pretrained_is_the_family_s_model(name: str, variant: str) -> None:
-    """But for how it is computed, dropout, and rotations stretched only after pretraining."""
-    folder = Path(name).parent
-    size = RENAMED.get(f"{folder.name}/{variant}", variant)
-    published = from_dict(ModelConfig, load(str(folder / "model.py")).model(size))
-    trained = resolve(name, variant).model
+    size = RENAMED.get(f"{Path(name).parent.name}/{variant}", variant)
+    assert plain(resolve(name, variant).model) == plain(published(name, size))
 
-    def plain(model: ModelConfig) -> ModelConfig:
-        same = {"compute_dtype": "float32", "remat": "none", "scan_layers": False}
-        position = model.position
-        if isinstance(position, Rotary):
-            position = dataclasses.replace(position, scaling=None)
-        return dataclasses.replace(model, position=position, dropout=DropoutConfig(), **same)
 
-    assert plain(trained) == plain(published)
+@pytest.mark.parametrize("variant", ["electra-small", "base", "large"])
+def test_electra_s_generator_is_the_family_s(variant: str) -> None:
+    name = "experiments/electra/pretrain.py"
+    objective = resolve(name, variant).objective
+    assert isinstance(objective, ReplacedTokens) and objective.generator is not None
+    size = f"{variant.removeprefix('electra-')}-generator"
+    assert plain(objective.generator) == plain(published(name, size))
+
+
+@pytest.mark.parametrize(("name", "size"), TOYS.items())
+def test_a_toy_differs_from_the_family_s_model_in_sizes_alone(name: str, size: str) -> None:
+    toy, model = resolve(name, "small").model, published(name, size)
+    assert toy.d_model < model.d_model
+    assert type(toy.position) is type(model.position)
+    for field in dataclasses.fields(ModelConfig):
+        if field.name not in SIZES_OF_A_TOY:
+            assert getattr(toy, field.name) == getattr(model, field.name), field.name
+
+
+@pytest.mark.parametrize("name", [*TOYS, "experiments/ul2/pretrain.py"])
+def test_a_toy_reads_real_text_for_minutes_and_is_evaluated(name: str) -> None:
+    config = resolve(name, "small")
+    assert config.data.validation and config.evaluation.every is not None
+    assert config.train.duration.steps is not None and config.train.duration.steps <= 4000
+    first = resolve(name, "")
+    assert config.objective is not None and first.objective is not None
+    assert config.objective.name == first.objective.name
+    files = {path for source in config.data.train.values() for path in source.paths}
+    assert files and not any(path.endswith(".jsonl*") for path in files)
+
+
+def test_two_toys_at_least_read_chinese() -> None:
+    chinese = ("zh_poetry/", "pydocs_en_zh/")
+    sources = [resolve(name, "small").data.train.values() for name in TOYS]
+    paths = [source.paths for group in sources for source in group]
+    assert sum(any(path.startswith(chinese) for path in group) for group in paths) >= 2

@@ -294,17 +294,7 @@ class Config:
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**32, f"seed must be in [0, 2^32), not {self.seed}")
         if self.objective is not None:
-            able = self.objective.ARCHITECTURES
-            check(
-                self.model.architecture in able,
-                f"objective {self.objective.kind!r} trains {' or '.join(able)}, and "
-                f"model.architecture is {self.model.architecture!r}",
-            )
-            check(
-                self.model.lm_head != "none",
-                f"objective {self.objective.kind!r} needs a language-model head: "
-                'model.lm_head is "none"',
-            )
+            self.objective.check_model(self.model)
         check(
             self.evaluation.every is None or bool(self.data.validation),
             "evaluation.every is set, but data.validation names no source to evaluate on",

@@ -56,15 +56,20 @@ class Export(NamedTuple):
 class _Params:
     """The parameters of a checkpoint, read one at a time: the moving average where one is kept."""
 
-    def __init__(self, workdir: Path, step: int | None) -> None:
+    def __init__(self, workdir: Path, step: int | None, model: Sequence[str]) -> None:
         self._checkpoints = Checkpoints(workdir / CHECKPOINTS, report=_ignore)
         found = self._checkpoints.find(step)
         self.step = found.step
-        self._field = "params" if found.state.get("ema") is None else "ema"
-        self.shapes = named_shapes(found.state[self._field])
+        field = "params" if found.state.get("ema") is None else "ema"
+        # Where the objective trains several models, one of them is what is used.
+        self._path = (field, *model)
+        tree = found.state
+        for name in self._path:
+            tree = tree[name]
+        self.shapes = named_shapes(tree)
 
     def read(self, path: str) -> np.ndarray:
-        return self._checkpoints.read_leaf(self.step, (self._field, *path.split("/")))
+        return self._checkpoints.read_leaf(self.step, (*self._path, *path.split("/")))
 
 
 def export(
@@ -94,7 +99,7 @@ def export(
     chosen = _family(config, family, before)
     check_empty(folder)
     tokenizer = load_tokenizer(workdir / TOKENIZER)
-    params = _Params(workdir, step)
+    params = _Params(workdir, step, () if config.objective is None else config.objective.MODEL)
     plan = chosen.plan(config.model, None)
     _check_same(params, config, workdir)
     check_covers(plan.rules, params.shapes)

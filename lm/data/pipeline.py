@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import itertools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lm import config as configs
 from lm.config import DataConfig, Source
 from lm.data.packing import BinPlan, Plan, StreamPlan
-from lm.data.rows import Mixture, Prepare, Rows, seed_of, share, stack
+from lm.data.rows import Mixture, RowMaker, Rows, seed_of, share, stack
 from lm.data.store import DocumentStore, document_store
 from lm.data.tokenizer import Tokenizer, build_tokenizer
 from lm.data.tokens import TokenStore, texts, token_store
@@ -31,8 +31,7 @@ def prepare_dataset(
     config: DataConfig,
     *,
     vocab_size: int | None,
-    prepare: Prepare,
-    lookahead: int,
+    make_rows: Callable[[Tokenizer], RowMaker],
     seed: int,
     data_root: Path,
     cache_dir: Path,
@@ -40,7 +39,7 @@ def prepare_dataset(
 ) -> Dataset:
     """Reads, cleans, tokenises and plans; what the cache has is not made again.
 
-    `prepare` and `lookahead` are the objective's. `tokenizer` is the one of a run that goes on;
+    `make_rows` is the objective's. `tokenizer` is the one of a run that goes on;
     without it one is built from the training sources. `vocab_size` is the model's, if there is one.
     Errors name the source: UserError for missing, damaged or too little data, ConfigError for
     settings that do not go together.
@@ -56,6 +55,8 @@ def prepare_dataset(
             f"{vocab_size}: set model.vocab_size to at least {tokenizer.vocab_size}"
         )
 
+    maker = make_rows(tokenizer)
+
     def rows(split: str, name: str, source: Source) -> Rows:
         with _named(split, name):
             store = token_store(
@@ -63,8 +64,8 @@ def prepare_dataset(
                 add_eos=config.add_eos, cache_dir=cache_dir, name=name,
             )  # fmt: skip
             own_seed = seed_of(seed, name)
-            plan = _plan(config, store, lookahead, own_seed, training=split == "train")
-            return Rows(plan, store, prepare, config.sequence_length, own_seed)
+            plan = _plan(config, store, maker, own_seed, training=split == "train")
+            return Rows(plan, store, maker, own_seed)
 
     train = {name: rows("train", name, source) for name, source in sorted(config.train.items())}
     validation = {name: rows("validation", name, s) for name, s in config.validation.items()}
@@ -116,10 +117,10 @@ def _tokenizer(
 
 
 def _plan(
-    config: DataConfig, store: TokenStore, lookahead: int, seed: tuple[int, int], *, training: bool
+    config: DataConfig, store: TokenStore, maker: RowMaker, seed: tuple[int, int], *, training: bool
 ) -> Plan:
     shuffle = config.shuffle and training
-    length = config.sequence_length
+    length, lookahead = maker.positions, maker.lookahead
     if config.packing == "stream":
         return StreamPlan(
             store.lengths, row_length=length, lookahead=lookahead, joined=not config.segments,
@@ -134,7 +135,7 @@ def _plan(
 class Dataset:
     """Training batches and validation splits, ready to read.
 
-    Batches are dicts of [B, T] arrays as the objective's `prepare` makes them. `rows_per_epoch` and
+    Batches are dicts of arrays [B, ...], as the objective's rows are made. `rows_per_epoch` and
     `tokens_per_epoch` (positions trained on): for several sources those of all together, so an
     epoch of a mixture is as many rows as the sources have, shared out by weight. `report` counts,
     for each source, documents, characters, bytes and tokens. `fingerprint` changes with the

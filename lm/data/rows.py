@@ -4,18 +4,83 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
 from lm.data.packing import Plan
 from lm.data.tokens import TokenStore
-from lm.errors import ConfigError
+from lm.errors import ConfigError, UserError
 from lm.types import Features
 
 # {"tokens": int32 [n]} and a generator to aligned 1-D features, each [n - lookahead].
 Prepare = Callable[[Features, np.random.Generator], Features]
+# Draws the tokens of another document than the row's own, where there is one.
+Other = Callable[[np.random.Generator], np.ndarray]
+
+
+@runtime_checkable
+class RowMaker(Protocol):
+    """What an objective makes of the tokens of a row: features of the same shapes for every row.
+
+    `positions` is how many tokens a plan gives a row, besides `lookahead` beyond them.
+    """
+
+    @property
+    def positions(self) -> int: ...
+
+    @property
+    def lookahead(self) -> int: ...
+
+    def __call__(
+        self, pieces: list[np.ndarray], rng: np.random.Generator, *, joined: bool, other: Other
+    ) -> Features:
+        """Features of a row from its pieces, int32 each; `joined`: they are one text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Features that stand at the tokens' own places: each piece is prepared by itself, and the
+    row filled up with zeros.
+
+    Pieces that are not joined get "segment_ids" int32 (1, 2 ... in the row, 0 padding) and
+    "positions" int32 (from 0 in each piece, so also where a document goes on from another row).
+    """
+
+    prepare: Prepare
+    positions: int
+    lookahead: int = 0
+
+    def __call__(
+        self, pieces: list[np.ndarray], rng: np.random.Generator, *, joined: bool, other: Other
+    ) -> Features:
+        if joined:
+            pieces = [np.concatenate(pieces)] if len(pieces) > 1 else pieces
+        features = [self.prepare({"tokens": piece}, rng) for piece in pieces]
+        if joined:
+            return {name: _pad(values, self.positions) for name, values in features[0].items()}
+        return self._concatenate(features)
+
+    def _concatenate(self, features: list[Features]) -> Features:
+        row = {
+            name: np.zeros((self.positions, *values.shape[1:]), values.dtype)
+            for name, values in features[0].items()
+        }
+        segments = np.zeros(self.positions, np.int32)
+        positions = np.zeros(self.positions, np.int32)
+        begin = 0
+        for number, piece in enumerate(features, 1):
+            for name, values in piece.items():
+                end = begin + len(values)
+                row[name][begin:end] = values
+            segments[begin:end] = number
+            positions[begin:end] = np.arange(end - begin)
+            begin = end
+        return {**row, "segment_ids": segments, "positions": positions}
 
 
 def seed_of(seed: int, name: str) -> tuple[int, int]:
@@ -25,54 +90,41 @@ def seed_of(seed: int, name: str) -> tuple[int, int]:
 
 class Rows:
     """The rows of one source, numbered through all epochs: row r is row r % plan.rows of epoch
-    r // plan.rows. Each is a dict of [T] arrays, padded with zeros where the plan fills less.
+    r // plan.rows. Each is a dict of arrays, as `make` makes it."""
 
-    Pieces that are not joined get "segment_ids" int32 (1, 2 ... in the row, 0 padding) and
-    "positions" int32 (from 0 in each piece, so also where a document goes on from another row).
-    """
-
-    def __init__(
-        self, plan: Plan, store: TokenStore, prepare: Prepare, row_length: int, seed: Sequence[int]
-    ) -> None:
+    def __init__(self, plan: Plan, store: TokenStore, make: RowMaker, seed: Sequence[int]) -> None:
         self.plan, self.store = plan, store
-        self._prepare, self._row_length, self._seed = prepare, row_length, tuple(seed)
-        self._positions = np.arange(row_length, dtype=np.int32)
+        self._make, self._seed = make, tuple(seed)
 
     def __len__(self) -> int:
         return self.plan.rows
 
     def __getitem__(self, number: int) -> Features:
         epoch, row = divmod(number, self.plan.rows)
-        tokens = [self._read(*piece) for piece in self.plan.pieces(epoch, row)]
-        if self.plan.joined:
-            tokens = [np.concatenate(tokens)] if len(tokens) > 1 else tokens
+        pieces = self.plan.pieces(epoch, row)
+        tokens = [self._read(*piece) for piece in pieces]
+        own = {piece.document for piece in pieces}
         # One generator a row: its pieces draw from it in turn.
         generator = np.random.default_rng([*self._seed, epoch, row])
-        features = [self._prepare({"tokens": piece}, generator) for piece in tokens]
-        if self.plan.joined:
-            return {name: _pad(values, self._row_length) for name, values in features[0].items()}
-        return self._concatenate(features)
+        return self._make(
+            tokens, generator, joined=self.plan.joined, other=lambda rng: self._other(own, rng)
+        )
 
     def _read(self, document: int, begin: int, end: int) -> Int[np.ndarray, "n"]:
         start = int(self.store.offsets[document])
         return self.store.tokens[start + begin : start + end].astype(np.int32)
 
-    def _concatenate(self, features: list[Features]) -> Features:
-        row = {
-            name: np.zeros((self._row_length, *values.shape[1:]), values.dtype)
-            for name, values in features[0].items()
-        }
-        segments = np.zeros(self._row_length, np.int32)
-        positions = np.zeros(self._row_length, np.int32)
-        begin = 0
-        for number, piece in enumerate(features, 1):
-            for name, values in piece.items():
-                end = begin + len(values)
-                row[name][begin:end] = values
-            segments[begin:end] = number
-            positions[begin:end] = self._positions[: end - begin]
-            begin = end
-        return {**row, "segment_ids": segments, "positions": positions}
+    def _other(self, own: set[int], rng: np.random.Generator) -> Int[np.ndarray, "n"]:
+        """All tokens of a random document that is not among `own` and not empty."""
+        count = len(self.store.lengths)
+        # Tried, not listed: a corpus may have millions, nearly all of which will do.
+        for document in rng.integers(count, size=100).tolist():
+            if document not in own and self.store.lengths[document]:
+                return self._read(document, 0, int(self.store.lengths[document]))
+        raise UserError(
+            "pairs of sentences need other documents to draw from, and there is (nearly) none: is "
+            "the whole corpus one document? Split it (document='paragraph')"
+        )
 
 
 def _pad(values: np.ndarray, length: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from lm.config import CausalLM
 from lm.errors import UserError
 from lm.train.evaluation import evaluate_split
 from lm.train.setup import open_dataset
@@ -40,7 +41,8 @@ def evaluate_run(
         raise UserError(
             f"the run in {run.workdir} has no data.validation to evaluate on{converted}"
         )
-    if run.objective is None:
+    objective = run.config.objective
+    if run.objective is None or objective is None:
         raise UserError(f"the model in {run.workdir} has no objective, so no loss to evaluate")
     dataset = open_dataset(run.config, run.objective, data_root, cache_dir, run.tokenizer)
     for name, fingerprint in dataset.validation_fingerprints.items():
@@ -51,11 +53,14 @@ def evaluate_run(
     rows = next(size for size in settings if size is not None)
     results: dict[str, dict[str, float | None]] = {}
     for name, split in dataset.validation.items():
-        means = evaluate_split(evaluate, run.params, split.batches(rows, limit=limit))
+        trained = run.trained or run.params
+        means = evaluate_split(evaluate, trained, split.batches(rows, limit=limit))
         results[name] = {**means}
-        if "loss" in means:
+        if objective.predicts_tokens:
             results[name]["perplexity"] = perplexity(means["loss"])
-            if limit is None and split.bytes is not None:
+            # Only next-token prediction gives a text its probability.
+            whole = isinstance(objective, CausalLM) and limit is None
+            if whole and split.bytes is not None:
                 bits = means["loss"] * means["tokens"] / math.log(2)
                 results[name]["bits_per_byte"] = bits / split.bytes
     return results

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import numpy as np
 
-from lm.types import Batch, Features, Key, Params
+from lm.data.rows import RowMaker
+from lm.data.tokenizer import Tokenizer
+from lm.types import Batch, Key, Params
 
 
 class Term(NamedTuple):
@@ -28,16 +29,15 @@ class Term(NamedTuple):
 class Objective(Protocol):
     """What is learned. Owns its modules; knows nothing of devices, optimisers or files."""
 
-    lookahead: int
-    """Tokens a row needs beyond the model's sequence length (1 for next-token prediction)."""
-
     model: Any
-    """The Flax module that `generate`, `score` and conversion use."""
+    """The Flax module that `generate`, `score`, `embed` and conversion use; its parameters are at
+    the path `MODEL` of the objective's config."""
 
-    def prepare(self, example: Features, rng: np.random.Generator) -> Features:
-        """One piece of a document, {"tokens": int32 [n]}, to aligned 1-D features [n - lookahead].
+    def row_maker(self, tokenizer: Tokenizer, sequence_length: int) -> RowMaker:
+        """From the tokens of a row to its features. Host, numpy, deterministic in its arguments.
 
-        Host, numpy, deterministic in its arguments.
+        Raises:
+          ConfigError: the tokenizer lacks a token that the objective needs.
         """
         ...
 

@@ -40,6 +40,8 @@ from lm.train.workdir import (
     check_not_converted,
     load_params,
     locked,
+    model_params,
+    read_config,
     write_config,
     write_manifest,
 )
@@ -61,8 +63,7 @@ def open_dataset(
     return prepare_dataset(
         config.data,
         vocab_size=config.model.vocab_size,
-        prepare=objective.prepare,
-        lookahead=objective.lookahead,
+        make_rows=lambda tokenizer: objective.row_maker(tokenizer, config.data.sequence_length),
         seed=config.seed,
         data_root=data_root,
         cache_dir=cache_dir,
@@ -246,6 +247,9 @@ def starting_point(
     source = Path(config.train.warm_start).expanduser().absolute()
     found = load_params(source, report=report)
     report(f"warm start: parameters of {source}, step {found.step}")
+    if config.objective is not None and not config.objective.MODEL:
+        # Of several models that an objective trained, the one that is used.
+        found = found._replace(state=model_params(read_config(source), found.state))
     state = mapped.from_saved(_with_params(mapped.to_save(state), found.state, config))
     # The source may go on training: from here on the run depends on its own folder alone.
     loop.save_checkpoint(session, state, 0, {})

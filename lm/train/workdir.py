@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -61,10 +61,13 @@ class Run:
     objective: Objective | None
     model: Any
     params: Params
+    """The model's."""
     tokenizer: Tokenizer
     step: int
     data: dict[str, Any]
     """Where the training data stood, and the fingerprints of what was read."""
+    trained: Params = field(default_factory=dict)
+    """All that the objective trains: the model's parameters, or those of several models."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -91,7 +94,10 @@ def read_config(workdir: Path) -> Config:
         raise UserError(f"no run in {workdir}: {what}; train one with lm train --workdir=")
     values = read_json(path)
     if "config" not in values:
-        raise UserError(f"{path} has no key 'config': it is not the config of a run")
+        hint = ""
+        if "model_type" in values:
+            hint = f"; it is a Hugging Face folder: lm convert --from={workdir} --workdir=NEW first"
+        raise UserError(f"{path} has no key 'config': it is not the config of a run{hint}")
     return configs.from_dict(Config, values["config"], path=f"{path}: config")
 
 
@@ -258,6 +264,13 @@ def load_params(
     return restored._replace(state=params if ema is None else ema)
 
 
+def model_params(config: Config, trained: Params) -> Params:
+    """The model's part of what the objective trains."""
+    for name in () if config.objective is None else config.objective.MODEL:
+        trained = trained[name]
+    return trained
+
+
 def load_run(workdir: Path, step: int | None = None) -> Run:
     """Everything needed to use the model in `workdir`, trained or converted, from that folder.
 
@@ -275,7 +288,8 @@ def load_run(workdir: Path, step: int | None = None) -> Run:
         config=config,
         objective=objective,
         model=build_model(config.model) if objective is None else objective.model,
-        params=restored.state,
+        params=model_params(config, restored.state),
+        trained=restored.state,
         tokenizer=load_tokenizer(workdir / TOKENIZER),
         step=restored.step,
         data=restored.data,

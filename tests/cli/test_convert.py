@@ -259,6 +259,7 @@ def test_a_start_that_is_no_workdir_is_named(tmp_path: Path, capsys: Captured) -
     assert f"no run in {tmp_path / 'none'}: there is no such folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_its_start(converted: Path, tmp_path: Path, capsys: Captured) -> None:
     """Model and tokenizer are the run's own once it has begun."""
     start = f"--config.train.warm_start={converted}"

@@ -15,6 +15,7 @@ import pytest
 from lm.config import BPETokenizer, ByteTokenizer, CharacterTokenizer, DataConfig, TextFiles
 from lm.data import pipeline
 from lm.data.pipeline import Dataset, prepare_dataset
+from lm.data.rows import Aligned
 from lm.data.tokenizer import Tokenizer
 from lm.errors import ConfigError, UserError
 
@@ -29,6 +30,10 @@ def prepare(example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[st
         "tokens": tokens[:-1], "targets": tokens[1:], "weights": ones,
         "noise": rng.random(len(tokens) - 1),
     }  # fmt: skip
+
+
+def make_rows(tokenizer: Tokenizer, length: int = 16) -> Aligned:
+    return Aligned(prepare, length, lookahead=1)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +57,10 @@ SETTINGS: dict[str, Any] = {
 def dataset(
     root: Path, *, seed: int = 0, vocab_size: int | None = None, **settings: Any
 ) -> Dataset:
+    config = DataConfig(**{**SETTINGS, **settings})
     return prepare_dataset(
-        DataConfig(**{**SETTINGS, **settings}), vocab_size=vocab_size, prepare=prepare, lookahead=1,
-        seed=seed, data_root=root, cache_dir=root / "cache",
+        config, vocab_size=vocab_size, seed=seed, data_root=root, cache_dir=root / "cache",
+        make_rows=lambda tokenizer: make_rows(tokenizer, config.sequence_length),
     )  # fmt: skip
 
 
@@ -121,7 +127,7 @@ def test_the_same_bytes_in_another_process_without_tensorflow(root: Path, tmp_pa
         f"spec = importlib.util.spec_from_file_location('t', {str(Path(__file__))!r})\n"
         "t = importlib.util.module_from_spec(spec); spec.loader.exec_module(t)\n"
         f"data = t.prepare_dataset(t.DataConfig(**{{**t.SETTINGS, 'train': t.MIXTURE}}),\n"
-        f"    vocab_size=None, prepare=t.prepare, lookahead=1, seed=0,\n"
+        f"    vocab_size=None, make_rows=t.make_rows, seed=0,\n"
         f"    data_root=pathlib.Path({str(root)!r}), cache_dir=pathlib.Path({str(tmp_path)!r}))\n"
         "print(t.digest(t.take(data, 9, 4)))\n"
         "assert 'tensorflow_datasets' in sys.modules\n"
@@ -309,7 +315,7 @@ def test_tokenizers_are_trained_on_the_training_sources_or_given(root: Path) -> 
 
     def make(tokenizer: Tokenizer | None) -> Dataset:
         return prepare_dataset(
-            DataConfig(**settings), vocab_size=64, prepare=prepare, lookahead=1, seed=0,
+            DataConfig(**settings), vocab_size=64, make_rows=make_rows, seed=0,
             data_root=root, cache_dir=root / "cache", tokenizer=tokenizer,
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from lm.config import (
     TsvFiles,
 )
 from lm.data.pipeline import Dataset, prepare_dataset
+from lm.data.rows import Aligned
 
 
 def prepare(example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -34,7 +35,8 @@ def make(data_root: Path, cache: Path, train: Source, **settings: Any) -> Datase
         }
     )
     return prepare_dataset(
-        config, vocab_size=None, prepare=prepare, lookahead=1, seed=0,
+        config, vocab_size=None, seed=0,
+        make_rows=lambda tokenizer: Aligned(prepare, config.sequence_length, lookahead=1),
         data_root=data_root, cache_dir=cache,
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lm.data.packing import BinPlan, StreamPlan
-from lm.data.rows import Mixture, Rows, seed_of
+from lm.data.rows import Aligned, Mixture, Rows, seed_of
 
 LENGTHS = np.array([5, 40, 3, 2, 17, 1, 9, 30])
 
@@ -39,7 +39,7 @@ def make(packing: str, joined: bool = False, seed: int = 0, wrap: bool = True) -
             shuffle=wrap,
             seed=(seed,),  # type: ignore
         )
-    return Rows(plan, Store(), prepare, 8, (seed,))  # type: ignore[arg-type]
+    return Rows(plan, Store(), Aligned(prepare, 8, lookahead=1), (seed,))  # type: ignore[arg-type]
 
 
 def test_joined_rows_are_one_text() -> None:

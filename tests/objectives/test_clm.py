@@ -13,8 +13,9 @@ from flax import linen as nn
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from lm.config import CausalLM, DropoutConfig, InitConfig, Learned, ModelConfig, Rotary
-from lm.objectives import build_objective, clm
-from lm.objectives.clm import positions_per_chunk
+from lm.data.tokenizers.simple import Bytes
+from lm.objectives import build_objective, cross_entropy
+from lm.objectives.cross_entropy import positions_per_chunk
 
 MODEL = ModelConfig(
     vocab_size=11,
@@ -48,7 +49,8 @@ def test_prepare_shifts_by_one() -> None:
     objective = build_objective(CausalLM(), MODEL)
     tokens = np.array([5, 6, 7, 8], np.int32)
     features = objective.prepare({"tokens": tokens}, np.random.default_rng(0))
-    assert objective.lookahead == 1
+    maker = objective.row_maker(Bytes(), 16)
+    assert (maker.positions, maker.lookahead) == (16, 1)
     assert features["tokens"].tolist() == [5, 6, 7]
     assert features["targets"].tolist() == [6, 7, 8]
     assert features["weights"].tolist() == [1, 1, 1] and features["weights"].dtype == np.float32
@@ -191,9 +193,9 @@ def test_parts_are_large_enough_and_fit(batch, length, vocab, devices) -> None:
 
 def test_parts_are_sized_by_the_mesh(monkeypatch) -> None:
     """A quarter of the logits a device is not split; a mapped axis has divided them already."""
-    monkeypatch.setattr(clm, "SPLIT_ABOVE", 14 * 11 // 4 + 10)
-    monkeypatch.setattr(clm, "CHUNK_ELEMENTS", 11)
-    monkeypatch.setattr(clm, "CHUNK_TOKENS", 1)
+    monkeypatch.setattr(cross_entropy, "SPLIT_ABOVE", 14 * 11 // 4 + 10)
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 11)
+    monkeypatch.setattr(cross_entropy, "CHUNK_TOKENS", 1)
     objective, batch = build_objective(CausalLM(), MODEL), batch_of()
     params = params_of(objective, batch)
 

@@ -1,0 +1,214 @@
+"""Sources and targets: their order, who sees what (by gradient), their lengths, and refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm.config import Denoising, MixtureOfDenoisers, PrefixLM, SpanCorruption
+from lm.errors import ConfigError
+from lm.model import Mask
+from lm.objectives import build_objective
+from tests.objectives.cases import (
+    DECODER,
+    JOINED,
+    LENGTH,
+    TOKENIZER,
+    VOCAB,
+    assert_equal_terms,
+    batch_of,
+    case,
+    distinct,
+    evaluated,
+    on_device,
+    params_of,
+    rows,
+)
+
+EOS, START = 258, 256
+SEQUENCES = ("spans", "ul2", "bart", "prefix", "prefix decoder")
+
+
+def test_span_corruption_tells_the_spans_in_order() -> None:
+    """Each sentinel (the last id first) before its span, and back in its place they are the
+    text."""
+    objective = build_objective(SpanCorruption(density=0.3, mean_length=2.0), JOINED)
+    for row, text in zip(rows(objective, [99] * 20), (distinct(99, n) for n in range(20))):
+        source = row["source"][row["source_positions"] >= 0].tolist()
+        target = row["targets"][row["weights"] > 0].tolist()
+        assert source.pop() == target.pop() == EOS
+        # A row that is full fills source and target.
+        assert len(source) == LENGTH - 1 and len(target) == len(row["targets"]) - 1
+        sentinels = [t for t in target if t > EOS]
+        assert sentinels == [VOCAB - 1 - i for i in range(len(sentinels))] and sentinels
+        assert [t for t in source if t > EOS] == sentinels
+        assert target[0] == sentinels[0]
+        starts = [i for i, t in enumerate(target) if t > EOS]
+        ends = [*starts[1:], len(target)]
+        spans = {target[i]: target[i + 1 : end] for i, end in zip(starts, ends)}
+        whole = [x for t in source for x in spans.get(t, [t])]
+        assert whole == text[: len(whole)].tolist()
+
+
+@pytest.mark.parametrize("name", ["spans", "prefix decoder"])
+def test_terms_by_formula(name: str) -> None:
+    """The decoder reads its start token and then the targets, one place later."""
+    objective = case(name)
+    batch = batch_of(objective)
+    params = params_of(objective, batch)
+    if name == "spans":
+        start = np.full((4, 1), START, np.int32)
+        tokens = np.concatenate([start, batch["targets"][:, :-1]], axis=1)
+        given = {"source": batch["source"], "source_positions": batch["source_positions"]}
+        logits, _ = objective.model.apply(
+            {"params": params}, jnp.asarray(tokens), **on_device(given)
+        )
+    else:
+        place = np.arange(LENGTH)
+        prefix = batch["prefix_length"][:, None, None]
+        mask = Mask(allowed=jnp.asarray((place <= place[:, None]) | (place < prefix))[:, None])
+        logits, _ = objective.model.apply(
+            {"params": params}, jnp.asarray(batch["tokens"]), mask=mask
+        )
+    logits = np.asarray(logits, np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    of_target = np.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0]
+    weights = batch["weights"]
+    right = logits.argmax(-1) == batch["targets"]
+    assert_equal_terms(
+        evaluated(objective, params, batch),
+        {
+            "loss": (-(of_target * weights).sum(), weights.sum()),
+            "accuracy": ((right * weights).sum(), weights.sum()),
+        },
+    )
+
+
+def read_per_place(objective: Any, params: Any, batch: Any) -> np.ndarray:
+    """[places, V]: how much the loss of each place of the target depends on reading each token."""
+    count = batch["targets"].shape[1]
+
+    def read(weights: Any) -> Any:
+        def loss(params: Any) -> Any:
+            given = {**on_device(batch), "weights": weights[None]}
+            return objective.loss(params, given, None, train=False)["loss"].sum
+
+        table = jax.grad(loss)(params)["token_embedding"]["embedding"]
+        return jnp.abs(table).max(-1)
+
+    return np.asarray(jax.jit(jax.vmap(read))(jnp.eye(count)))
+
+
+@pytest.mark.parametrize("name", ["spans", "bart", "prefix", "prefix decoder"])
+def test_targets_see_the_source_and_the_targets_before_them(name: str) -> None:
+    config = {
+        "spans": SpanCorruption(density=0.4, mean_length=2.0),
+        "bart": Denoising(permute_sentences=False),
+        "prefix": PrefixLM(),
+        "prefix decoder": PrefixLM(),
+    }[name]
+    model = DECODER if name == "prefix decoder" else JOINED
+    model = dataclasses.replace(model, num_layers=2, tie_embeddings=False)
+    objective = build_objective(config, model)
+    batch = batch_of(objective, (19,), seed=3)
+    params = params_of(objective, batch)
+    seen = read_per_place(objective, params, batch) > 1e-7
+    targets = batch["targets"][0]
+    count = int(batch["weights"][0].sum())
+    places = np.flatnonzero(batch["weights"][0])
+    if name == "prefix decoder":
+        prefix = int(batch["prefix_length"][0])
+        source = batch["tokens"][0][:prefix]
+        assert places.tolist() == list(range(prefix - 1, 19))
+        # It sees itself both ways, and nothing of what follows.
+        assert seen[:prefix][:, source].all()
+        assert not seen[:prefix][:, np.setdiff1d(batch["tokens"][0][:19], source)].any()
+    else:
+        source = batch["source"][0][batch["source_positions"][0] >= 0]
+        assert places.tolist() == list(range(count))
+    assert len(source) > 3 and count > 3
+    for n, place in enumerate(places):
+        # All of the source, in its own order or not.
+        assert seen[place][source].all()
+        for m in range(count):
+            token = targets[places[m]]
+            if token not in source:
+                assert seen[place][token] == (m < n), (n, m)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_sources_fit_and_padding_weighs_nothing(name: str) -> None:
+    objective = case(name)
+    make = objective.row_maker(TOKENIZER, LENGTH)
+    found = rows(objective, [99] * 40 + list(range(1, 24)))
+    assert make.lookahead == 0 and make.positions >= LENGTH * 0.8
+    for row in found:
+        length = len(row["targets"])
+        assert length <= LENGTH
+        if name == "prefix decoder":
+            assert row["tokens"].shape == (LENGTH,)
+            used = int((row["positions"] >= 0).sum())
+            weighed = np.flatnonzero(row["weights"])
+            assert weighed.max(initial=-1) < used
+            if len(weighed) > 0:
+                assert row["targets"][weighed[-1]] == EOS and weighed[-1] == used - 1
+        else:
+            assert row["source"].shape == (LENGTH,)
+            sizes = int((row["source_positions"] >= 0).sum()), int(row["weights"].sum())
+            assert row["source"][sizes[0] - 1] == EOS == row["targets"][sizes[1] - 1]
+            assert not row["weights"][sizes[1] :].any()
+        assert {k: (x.shape, x.dtype) for k, x in row.items()} == {
+            k: (x.shape, x.dtype) for k, x in found[0].items()
+        }
+
+
+def test_a_mode_token_says_which_denoiser() -> None:
+    found = rows(case("ul2"), [99] * 60)
+    # R, S and X are the last three ids; sentinels come before them.
+    modes = {0: VOCAB - 3, 1: VOCAB - 3, 2: VOCAB - 2}
+    for row in found:
+        assert row["source"][0] == modes.get(int(row["denoiser"]), VOCAB - 1)
+        marks = [t for t in row["source"][1:].tolist() if t > EOS]
+        assert marks == [VOCAB - 4 - i for i in range(len(marks))]
+        assert bool(marks) == (row["denoiser"] != 2)
+    assert {int(row["denoiser"]) for row in found} == set(range(7))
+    plain = build_objective(MixtureOfDenoisers(mode_tokens=False), JOINED)
+    assert max(row["source"].max() for row in rows(plain, [99] * 30)) == VOCAB - 1
+
+
+@pytest.mark.parametrize(
+    ("config", "vocab", "length", "message"),
+    [
+        (MixtureOfDenoisers(), 261, 24, "model.vocab_size to at least 262, or objective.mode_tok"),
+        (MixtureOfDenoisers(), 262, 24, "sentinels need as many ids above the tokenizer's 259"),
+        (MixtureOfDenoisers(), 300, 3, "data.sequence_length=3 is too short for UL2's denoisers"),
+        (SpanCorruption(), 259, 24, "model's vocab_size is 259: set it to at least 260"),
+        (SpanCorruption(), 300, 2, "a source of 2 is too short"),
+        (Denoising(), 259, 24, "no mask token"),
+        (Denoising(), 300, 2, "data.sequence_length=2 leaves no room"),
+        (Denoising(mean_length=0.5), 300, 24, "mean length of spans must be at least 1"),
+    ],
+)
+def test_refusals(config: Any, vocab: int, length: int, message: str) -> None:
+    objective = build_objective(config, dataclasses.replace(JOINED, vocab_size=vocab))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        objective.row_maker(TOKENIZER, length)
+
+
+@pytest.mark.parametrize("name", [*SEQUENCES, "permutation"])
+def test_a_row_is_one_text(name: str) -> None:
+    make = case(name).row_maker(TOKENIZER, LENGTH)
+    pieces = [distinct(5, 0), distinct(6, 1)]
+    for joined in (True, False):
+        rng = np.random.default_rng(0)
+        if joined:
+            make(pieces, rng, joined=joined, other=lambda rng: pieces[0])
+        else:
+            with pytest.raises(ConfigError, match="takes a row for one text"):
+                make(pieces, rng, joined=joined, other=lambda rng: pieces[0])
