@@ -270,6 +270,7 @@ def test_an_objective_says_what_it_can_train() -> None:
         ),
         ({"kind": "masked_lm", "pairs": "next_sentence"}, "needs a head of kind 'next_sentence'"),
         ({"kind": "replaced_tokens"}, "needs a generator"),
+        ({"kind": "denoising", "mean_length": 0.5}, "mean_length must be at least 1"),
         ({"kind": "span_corruption", "density": 1.0}, "density must be in (0, 1), not 1.0"),
         ({"kind": "span_corruption", "mean_length": 0.5}, "mean_length must be at least 1"),
         ({"kind": "denoising", "infill": 1.0}, "infill must be in [0, 1), not 1.0"),

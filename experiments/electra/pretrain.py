@@ -4,7 +4,7 @@
    cost: 16 G tokens; the paper: 4 days on one V100 (:electra-small).   measured: not run
 
    lm train --config=experiments/electra/pretrain.py:small --workdir=runs/electra-small
-   cost: 6-11 min on 2 CPU cores, an estimate.   measured: not run
+   cost: 3-6 min on 2 CPU cores, an estimate.   measured: not run
 
 A generator fills 15 % of the tokens (large: 25 %), and the model tells which were replaced; they
 share their embeddings. `electra-small` has rows of 128 tokens, the others of 512. `large` is
@@ -95,7 +95,7 @@ def small() -> ConfigDict:
                 "generator": common.resized(model("small-generator"), **shared, **generator),
                 "wrap": True,
             },
-            **common.minutes(steps=4000, rows=32, learning_rate=5e-4),
+            **common.minutes(steps=2000, rows=32, learning_rate=5e-4),
         }
     )
 

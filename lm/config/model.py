@@ -221,7 +221,6 @@ class ModelConfig:
                     f"rotary positions rotate pairs: head width {self.width_of_head} * fraction "
                     f"{self.position.fraction} must be an even whole number"
                 )
-
         self._check_architecture()
         self._check_heads()
 

@@ -226,8 +226,14 @@ class MixtureOfDenoisers(SequenceToSequence):
 
 @dataclass(frozen=True)
 class Denoising(SequenceToSequence):
-    """BART (Lewis et al. 2020): the text is to be restored. See
-    `lm.data.corruption.denoising.Denoising` for the noises."""
+    """BART (Lewis et al. 2020): the text is to be restored. Noises, in this order; the defaults are
+    the paper's final recipe (section 5.1).
+
+    permute_sentences, rotate: of a row's sentences, and of its tokens.
+    infill: the share of text that becomes spans, each a single mask token, of lengths
+      Poisson(`mean_length`), in words (`whole_words`, as the released code's) or in tokens.
+    delete, mask: the shares of tokens that are left out, and that each become a mask token.
+    """
 
     permute_sentences: bool = True
     rotate: bool = False
@@ -241,6 +247,7 @@ class Denoising(SequenceToSequence):
     def __post_init__(self) -> None:
         super().__post_init__()
         share(self, "infill", "delete", "mask")
+        check(self.mean_length >= 1, f"mean_length must be at least 1, not {self.mean_length}")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from lm.convert.llama2c import read_llama2c
 from lm.convert.store import LazyArray, nested, write_checkpoint
 from lm.convert.tensors import ByteProgress, Reference, Tensor, sha256
 from lm.convert.tokenizer import (
+    flags_of,
     tokenizer_config,
     tokenizer_flags,
     tokenizer_from_folder,
@@ -105,12 +106,8 @@ def _with_tokenizer(reference: Reference, path: Path) -> Reference:
         if path.is_dir() and any((path / name).exists() for name in _SAY_HOW):
             return tokenizer_flags(path)
         tokenizer = load()
-        before, after = tokenizer.wrapping
-        if before or after:
-            return {
-                "add_bos": [*before] == [tokenizer.bos_id],
-                "add_eos": [*after] == [tokenizer.eos_id],
-            }
+        if any(tokenizer.wrapping):
+            return flags_of(tokenizer)
         bos, eos = _WRAPS.get(str(reference.config.get("model_type")), (False, False))
         return {"add_bos": bos, "add_eos": eos}
 

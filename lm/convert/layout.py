@@ -7,6 +7,7 @@ Layouts only move numbers: they never cast, and may return views.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -57,17 +58,17 @@ class Plan(NamedTuple):
     ignored: Mapping[str, str] = MappingProxyType({})
 
 
-class Single:
+class Single(ABC):
     """A layout of one parameter: `read` and `write` are inverses, `shape` is `write`'s."""
 
-    def read(self, reference: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, reference: np.ndarray) -> np.ndarray: ...
 
-    def write(self, array: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def write(self, array: np.ndarray) -> np.ndarray: ...
 
-    def shape(self, shape: Shape) -> Shape:
-        raise NotImplementedError
+    @abstractmethod
+    def shape(self, shape: Shape) -> Shape: ...
 
     def to_lm(self, reference: np.ndarray) -> tuple[np.ndarray, ...]:
         return (self.read(reference),)

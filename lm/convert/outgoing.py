@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,10 +65,7 @@ class _Params:
         field = "params" if found.state.get("ema") is None else "ema"
         # Where the objective trains several models, one of them is what is used.
         self._path = (field, *model)
-        tree = found.state
-        for name in self._path:
-            tree = tree[name]
-        self.shapes = named_shapes(tree)
+        self.shapes = named_shapes(functools.reduce(operator.getitem, self._path, found.state))
 
     def read(self, path: str) -> np.ndarray:
         return self._checkpoints.read_leaf(self.step, (*self._path, *path.split("/")))

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from lm.train.checkpoint import explained, quieten_orbax
 from lm.train.integrity import write_checksums
+from lm.train.orbax_errors import explained, quieten_orbax
 
 # Bytes of a parameter that are compressed at once.
 _CHUNK = 1 << 26

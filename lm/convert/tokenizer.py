@@ -37,12 +37,12 @@ from lm.data.tokenizers.settings import (
     set_wrap,
     special_names,
     tokenizer_class,
-    wrap,
 )
 from lm.data.tokenizers.wordpiece import WordPiece
 from lm.errors import UserError
 
 __all__ = [
+    "flags_of",
     "gguf_tokenizer_flags",
     "tokenizer_config",
     "tokenizer_flags",
@@ -85,10 +85,16 @@ def tokenizer_flags(folder: Path) -> dict[str, bool]:
     Raises UserError as `tokenizer_from_folder`.
     """
     tokenizer, flags = _from_folder(Path(folder))
-    if isinstance(tokenizer, HuggingFace):
-        before, after = wrap(tokenizer.backend)
-        return {"add_bos": before == [tokenizer.bos_id], "add_eos": after == [tokenizer.eos_id]}
-    return flags
+    return flags_of(tokenizer) if isinstance(tokenizer, HuggingFace) else flags
+
+
+def flags_of(tokenizer: Tokenizer) -> dict[str, bool]:
+    """The same, from what the tokenizer itself says."""
+    before, after = tokenizer.wrapping
+    return {
+        "add_bos": [*before] == [tokenizer.bos_id],
+        "add_eos": [*after] == [tokenizer.eos_id],
+    }
 
 
 def tokenizer_from_llama2c(path: Path, vocab_size: int) -> Tokenizer:

@@ -10,6 +10,9 @@ import numpy as np
 from lm.data.rows import Rows, share, stack
 from lm.types import Features
 
+# Features in which -1 is padding; 0 is the first position.
+POSITIONS = ("positions", "source_positions")
+
 
 @dataclasses.dataclass(frozen=True)
 class ValidationSplit:
@@ -48,8 +51,8 @@ class ValidationSplit:
         process_index: int = 0,
         process_count: int = 1,
     ) -> Iterator[Features]:
-        """The rows in order, at most `limit` batches; the last is filled up with rows of zeros,
-        which weigh nothing. Process i of n gets the i-th n-th of each batch."""
+        """The rows in order, at most `limit` batches; the last is filled up with rows of padding
+        (`padding_like`), which weigh nothing. Process i of n gets the i-th n-th of each batch."""
         begin, end = share(batch_size, process_index, process_count)
         count = -(-self.rows // batch_size)
         for step in range(count if limit is None else min(limit, count)):
@@ -59,4 +62,11 @@ class ValidationSplit:
     def _row(self, number: int) -> Features:
         if number < self.rows:
             return self._rows[number]
-        return {name: np.zeros_like(values) for name, values in self._rows[0].items()}
+        return padding_like(self._rows[0])
+
+
+def padding_like(row: Features) -> Features:
+    """A row of padding alone, in the shapes of another: zeros, but positions of -1."""
+    return {
+        name: np.full_like(values, -1 if name in POSITIONS else 0) for name, values in row.items()
+    }

@@ -61,16 +61,11 @@ def encoder_hidden(
 
 
 def valid_tokens(batch: Batch) -> Bool[Array, "B T"]:
-    """True at the tokens that are not padding; in a row of zeros, as fills up the last batch of an
-    evaluation, there are none."""
-    tokens = batch["tokens"]
+    """True at the tokens that are not padding."""
     if "segment_ids" in batch:
         return batch["segment_ids"] > 0
-    if "positions" not in batch:
-        return jnp.ones(tokens.shape, bool)
-    positions = batch["positions"]
-    # Those of a row with tokens go up, or end with -1.
-    return (positions >= 0) & jnp.any(positions != 0, axis=1, keepdims=True)
+    tokens = batch["tokens"]
+    return batch["positions"] >= 0 if "positions" in batch else jnp.ones(tokens.shape, bool)
 
 
 def heaviest(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -148,8 +147,6 @@ class SequenceRows:
         elif isinstance(config, Denoising):
             if vocabulary.mask_id is None:
                 vocabulary = with_mask(vocabulary, size)
-            names = {f.name for f in dataclasses.fields(denoising.Denoising)}
-            self._noise = denoising.Denoising(**{n: getattr(config, n) for n in names})
             self.positions = length - self._add_eos
         else:
             # A text of one token more: the last one is a target only.
@@ -179,6 +176,6 @@ class SequenceRows:
         if isinstance(c, MixtureOfDenoisers):
             return spans.mixture_of_denoisers(text, v, rng, modes=self._modes, **given)
         if isinstance(c, Denoising):
-            return denoising.denoise(text, v, rng, self._noise, **given)
+            return denoising.denoise(text, v, rng, c, **given)
         assert isinstance(c, PrefixLM)
         return seq2seq.prefix_lm(text, v, rng, decoder=self._decoder, **given)

@@ -8,13 +8,11 @@ is used.
 
 from __future__ import annotations
 
-import logging
 import shutil
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +24,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from lm.config import CheckpointConfig
 from lm.errors import UserError
 from lm.train.integrity import damage_of, write_checksums
+from lm.train.orbax_errors import explained, quieten_orbax
 from lm.types import PyTree
 
 
@@ -330,43 +329,6 @@ class Checkpoints:
                     f"the checkpoint of step {name.split('.')[0]} was not finished when the run "
                     f"stopped{'; using the one before it' if finished else ''}"
                 )
-
-
-@contextmanager
-def explained(directory: Path) -> Iterator[None]:
-    """Turns a failed write into a UserError that names the folder and what to do."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        text = str(error)
-        if "No space left" in text or "Disk quota" in text:
-            free = shutil.disk_usage(directory).free / 1e6
-            raise UserError(
-                f"disk full while writing a checkpoint to {directory} ({free:.1f} MB free): free "
-                "some space (or lower checkpoint.keep_last) and run the same command to continue"
-            ) from error
-        if isinstance(error, OSError) or "tensorstore" in text.lower():
-            raise UserError(f"could not write a checkpoint to {directory}: {text[:500]}") from error
-        raise
-
-
-def quieten_orbax() -> None:
-    """Orbax logs what it raises, and its writers' leftovers of a failed write complain of a closed
-    event loop: every failure reaches the user once, as the message of the error that is raised."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    if getattr(sys.unraisablehook, "hides_closed_loops", False):
-        return
-    default = sys.unraisablehook
-
-    def hook(ignored: sys.UnraisableHookArgs) -> None:
-        error = ignored.exc_value
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-            default(ignored)
-
-    hook.hides_closed_loops = True  # type: ignore[attr-defined]
-    sys.unraisablehook = hook
 
 
 def _preservation(config: CheckpointConfig) -> managers.PreservationPolicy:

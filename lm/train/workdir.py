@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
+import operator
 import os
 import platform
 import subprocess
@@ -266,9 +268,8 @@ def load_params(
 
 def model_params(config: Config, trained: Params) -> Params:
     """The model's part of what the objective trains."""
-    for name in () if config.objective is None else config.objective.MODEL:
-        trained = trained[name]
-    return trained
+    path = () if config.objective is None else config.objective.MODEL
+    return functools.reduce(operator.getitem, path, trained)
 
 
 def load_run(workdir: Path, step: int | None = None) -> Run:

@@ -128,11 +128,17 @@ def test_the_names_of_labels_survive_while_their_number_does(tmp_path: Path) -> 
 
 
 def test_a_folder_whose_tokenizer_transformers_would_replace_is_noted(tmp_path: Path) -> None:
-    assert not export(make(tmp_path / "a", *CASES["gpt2"]), tmp_path / "gpt2").notes
-    workdir = make(tmp_path / "b", *CASES["qwen2"])
-    stored = json.loads((workdir / "config.json").read_text())["config"]["data"]["tokenizer"]
-    notes = export(workdir, tmp_path / "qwen2").notes
-    assert bool(notes) == (stored["kind"] != "huggingface")
+    """Not the folder's own tokenizer, which is Qwen's; another one, given to the same model."""
+    config, shapes = CASES["qwen2"]
+    own = make(tmp_path / "own", config, shapes)
+    assert not export(own, tmp_path / "own_out").notes
+    tokenizer().save(tmp_path / "mine")
+    given = tmp_path / "given"
+    convert(read_reference(tmp_path / "own" / "folder", tmp_path / "mine"), given)
+    [note] = export(given, tmp_path / "given_out").notes
+    assert "qwen2" in note and "PreTrainedTokenizerFast" in note
+    llama = make(tmp_path / "llama", *CASES["llama"])
+    assert not export(llama, tmp_path / "llama_out").notes
 
 
 def test_shards_hold_at_most_their_size_and_are_indexed(tmp_path: Path, converted: Path) -> None:

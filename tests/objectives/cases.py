@@ -31,6 +31,7 @@ from lm.config import (
 )
 from lm.data.rows import stack
 from lm.data.tokenizers.simple import Bytes
+from lm.data.validation import padding_like
 from lm.objectives import build_objective
 
 LENGTH, VOCAB = 24, 300
@@ -166,5 +167,6 @@ def assert_equal_terms(actual: Any, expected: Any) -> None:
 
 
 def filler(batch: Any, count: int) -> Any:
-    """The batch with rows of zeros after it, as the last one of an evaluation has."""
-    return {k: np.concatenate([x, np.zeros_like(x[:1]).repeat(count, 0)]) for k, x in batch.items()}
+    """The batch with rows of padding after it, as the last one of an evaluation has."""
+    row = padding_like({name: values[0] for name, values in batch.items()})
+    return {k: np.concatenate([x, row[k][None].repeat(count, 0)]) for k, x in batch.items()}

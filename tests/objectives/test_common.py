@@ -37,7 +37,7 @@ def test_ends_are_taken_off_once() -> None:
 
 def test_which_tokens_are_real() -> None:
     tokens = jnp.ones((4, 3), jnp.int32)
-    positions = jnp.array([[0, 1, 2], [0, 1, -1], [0, -1, -1], [0, 0, 0]])
+    positions = jnp.array([[0, 1, 2], [0, 1, -1], [0, -1, -1], [-1, -1, -1]])
     expected = [[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]]
     found = valid_tokens({"tokens": tokens, "positions": positions})
     assert found.tolist() == np.array(expected, bool).tolist()

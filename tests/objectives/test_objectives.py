@@ -26,6 +26,7 @@ from lm.config import (
 )
 from lm.data.pipeline import Dataset, prepare_dataset
 from lm.data.rows import stack
+from lm.data.validation import padding_like
 from lm.errors import ConfigError
 from lm.objectives import Objective, build_objective
 from lm.parallel.mapping import Program, build_mapping
@@ -128,9 +129,9 @@ def test_padding_and_fillers_weigh_nothing(name: str) -> None:
     assert evaluated(objective, params, spoiled(objective, batch)) == expected
     assert all(np.isfinite(x) for pair in expected.values() for x in pair)
     assert expected["loss"][1] > 0
-    # Rows of zeros, with which the last batch of an evaluation is filled up.
+    # Rows of padding, with which the last batch of an evaluation is filled up.
     assert_equal_terms(evaluated(objective, params, filler(batch, 2)), expected)
-    empty = evaluated(objective, params, {k: np.zeros_like(x) for k, x in batch.items()})
+    empty = evaluated(objective, params, padding_like(batch))
     assert set(empty.values()) == {(0.0, 0.0)}
 
 

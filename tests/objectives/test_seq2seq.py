@@ -192,7 +192,6 @@ def test_a_mode_token_says_which_denoiser() -> None:
         (SpanCorruption(), 300, 2, "a source of 2 is too short"),
         (Denoising(), 259, 24, "no mask token"),
         (Denoising(), 300, 2, "data.sequence_length=2 leaves no room"),
-        (Denoising(mean_length=0.5), 300, 24, "mean length of spans must be at least 1"),
     ],
 )
 def test_refusals(config: Any, vocab: int, length: int, message: str) -> None:

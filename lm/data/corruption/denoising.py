@@ -8,11 +8,11 @@ words), rounded up, as in the released code (fairseq's denoising_dataset), and e
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from lm.config import Denoising
 from lm.data.corruption.seq2seq import Tokens, encoder_decoder_row, eos_of
 from lm.data.corruption.vocabulary import Vocabulary
 from lm.data.corruption.words import word_ids
@@ -28,30 +28,6 @@ def _check_rate(name: str, rate: float) -> None:
 def _check_mean(mean_length: float) -> None:
     if not mean_length >= 1:
         raise ConfigError(f"the mean length of spans must be at least 1, not {mean_length}")
-
-
-@dataclass(frozen=True)
-class Denoising:
-    """Which noises a row gets, in this order; the defaults are the paper's final recipe (section
-    5.1): all sentences permuted, then 30 % of the text infilled."""
-
-    permute_sentences: bool = True
-    rotate: bool = False
-    infill: float = 0.3
-    """The share of text that becomes spans."""
-    mean_length: float = 3.0
-    """Of those spans."""
-    whole_words: bool = True
-    """Whether spans are of words, as the released code's, or of tokens."""
-    delete: float = 0.0
-    """The share of tokens that are left out."""
-    mask: float = 0.0
-    """The share of tokens that each become a mask token."""
-
-    def __post_init__(self) -> None:
-        for name in ("infill", "delete", "mask"):
-            _check_rate(name, getattr(self, name))
-        _check_mean(self.mean_length)
 
 
 def denoise(

@@ -1,4 +1,3 @@
-import time
 from typing import Any
 
 import jax.numpy as jnp
@@ -282,16 +281,3 @@ def test_what_cannot_be_meant(arguments: dict[str, int], message: str) -> None:
 def test_too_many_tokens() -> None:
     with pytest.raises(UserError, match="do not fit"):
         permute(text(100), V, np.random.default_rng(0), length=99)
-
-
-def test_a_row_is_quick() -> None:
-    """A few milliseconds are far above what it takes: some 150 microseconds."""
-    tokens, rng = text(512), np.random.default_rng(0)
-    best = min(_seconds(lambda: permute(tokens, V, rng, reuse_length=256)) for _ in range(50))
-    assert best < 3e-3
-
-
-def _seconds(call: Any) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
