@@ -17,10 +17,10 @@ PARITY := $(VENV)/.parity
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-parity parity-table lint format clean
+.PHONY: help setup quickstart test test-slow test-parity parity-table corruption-table lint format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## the virtual environment .venv with lm (editable) and the test tools
 
@@ -64,6 +64,9 @@ test-parity: $(PARITY) ## every family against transformers on CPU torch, which 
 
 parity-table: $(PARITY) ## the same as a table: family x what is compared, with the errors measured
 	@HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu $(BIN)/python -m tests.parity.table
+
+corruption-table: setup ## what the objectives' corruption does to 131,072 tokens, beside what the papers state
+	@JAX_PLATFORMS=cpu $(BIN)/python -m tests.data.corruption.table
 
 lint: setup ## ruff, mypy and the import contract; changes nothing
 	$(BIN)/ruff check .

@@ -58,6 +58,8 @@ setup(
         "tf": ["tensorflow"],
         # Words of Chinese text, for whole-word masking.
         "chinese": ["jieba"],
+        # What `lm bench` measures beside us; transformers' fifth version as for `parity`.
+        "bench": ["torch>=2.13", "transformers>=5.23,<6"],
         # Only to compare with the reference implementation (tests/parity). Its fifth version
         # renamed arguments and keeps T5's settings in other keys; a sixth would do the like.
         "parity": ["safetensors", "torch>=2.13", "transformers>=5.23,<6"],

@@ -109,6 +109,15 @@ def test_json_round_trip_is_exact() -> None:
         ("model.position", {"kind": "t5_relative", "max_distance": 16}, "must be above num_buc"),
         ("objective", {"kind": "causal_lm", "label_smoothing": 2}, "label_smoothing must be in"),
         ("objective", {"kind": "causal_lm", "chunk_tokens": -5}, "chunk_tokens must be at least 0"),
+        ("data.too_long", "cut", "data.too_long='cut' is for pairs of texts, which obj"),
+        ("data.train.books.target_paths", ["c"], "line by line: set document=\"line\", not 'file'"),
+        (
+            "data.validation",
+            {"b": {"kind": "embedded", "pairs": True}},
+            "data.validation.b (kind 'embedded') has targets, which objective 'causal_lm' would no",
+        ),
+        ("objective", {"kind": "sequence_to_sequence", "target_length": 0}, "must be at least 1"),
+        ("objective", {"kind": "sequence_to_sequence", "target_length": 5}, "an encoder-decoder's"),
         ("data.read_threads", -1, "config.data: read_threads must be at least 0, not -1"),
         ("data.train.books.weight", 0, "weight must be above 0, not 0.0"),
         ("data.train.books.weight", float("inf"), "expected a finite number, got inf"),
@@ -341,6 +350,73 @@ def test_pairs_need_token_types() -> None:
         "heads": [{"kind": "next_sentence", "num_labels": 2}],
     }
     values = with_value("objective", {"kind": "masked_lm", "pairs": "next_sentence"})
+    values["data"] |= {"packing": "none"}
     with pytest.raises(ConfigError, match=r"needs model\.token_types=2"):
         from_dict(Config, {**values, "model": model})
     from_dict(Config, {**values, "model": {**model, "token_types": 2}})
+
+
+SEVERAL = "takes a row for one text, and data puts several"
+
+
+@pytest.mark.parametrize(
+    ("objective", "data", "message"),
+    [
+        ({"kind": "masked_lm"}, {"packing": "first_fit"}, None),
+        ({"kind": "masked_lm", "wrap": True}, {}, None),
+        ({"kind": "masked_lm", "wrap": True}, {"segments": True}, SEVERAL),
+        ({"kind": "masked_lm", "wrap": True}, {"packing": "first_fit"}, SEVERAL),
+        ({"kind": "masked_lm", "pairs": "sentence_order"}, {"packing": "none"}, None),
+        ({"kind": "masked_lm", "pairs": "sentence_order"}, {}, "takes a row for a document: set"),
+    ],
+)
+def test_what_a_row_may_hold(
+    objective: dict[str, Any], data: dict[str, Any], message: str | None
+) -> None:
+    values = with_value("objective", objective)
+    heads = [{"kind": "next_sentence", "num_labels": 2}]
+    values["model"] |= {
+        "architecture": "encoder", "pooler": {}, "heads": heads, "token_types": 2
+    }  # fmt: skip
+    values["data"] |= data
+    if message is None:
+        from_dict(Config, values)
+        return
+    with pytest.raises(ConfigError, match=message):
+        from_dict(Config, values)
+
+
+PAIRED = {"kind": "tsv", "paths": ["a.tsv"], "target_column": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, None),
+        ({"train": {"b": {**PAIRED, "target_column": None}}}, "data.train.b (kind 'tsv') has no t"),
+        ({"validation": {"b": {"kind": "embedded"}}}, "data.validation.b (kind 'embedded') has no"),
+        ({"packing": "stream"}, "takes a row for a pair: set data.packing='none', not 'stream'"),
+        ({"add_eos": False}, "needs data.add_eos=True: a target without an end"),
+    ],
+)
+def test_pairs_of_texts_and_what_takes_them(data: dict[str, Any], message: str | None) -> None:
+    values = with_value("objective", {"kind": "sequence_to_sequence"})
+    sources = {"train": {"a": PAIRED}, "validation": {"a": PAIRED}}
+    values["data"] |= {**sources, "packing": "none", "too_long": "cut", **data}
+    if message is None:
+        objective = from_dict(configs.Config, values).objective
+        assert objective is not None and objective.takes_pairs
+        return
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        from_dict(configs.Config, values)
+
+
+def test_a_translation_needs_token_types_and_no_head() -> None:
+    objective = {"kind": "masked_lm", "pairs": "translation"}
+    values = with_value("objective", objective)
+    values["data"] |= {"train": {"a": PAIRED}, "validation": {"a": PAIRED}, "packing": "none"}
+    values["model"] |= {"architecture": "encoder", "token_types": 2}
+    from_dict(configs.Config, values)
+    del values["model"]["token_types"]
+    with pytest.raises(ConfigError, match="'translation' needs model.token_types=2"):
+        from_dict(configs.Config, values)

@@ -45,6 +45,14 @@ def transformer(width: int, d_ff: int) -> int:
     return 37000 * width + 6 * (encoder + decoder)
 
 
+def fairseq_tiny() -> int:
+    """Wu et al.'s: 9,712 tokens, 4 layers a stack of width 128, biases everywhere."""
+    attention, feed_forward, norm = 4 * 129 * 128, 129 * 256 + 257 * 128, 2 * 128
+    encoder = attention + feed_forward + 2 * norm
+    decoder = 2 * attention + feed_forward + 3 * norm
+    return 9712 * 128 + 4 * (encoder + decoder)
+
+
 def gpt3(layers: int, width: int, heads: int, head: int) -> int:
     """GPT-2's matrices, for a width that is not heads * head."""
     attention = 3 * (width + 1) * heads * head + heads * head * width + width
@@ -63,6 +71,8 @@ def lamda(layers: int, width: int, heads: int) -> int:
 COUNTS = {
     "transformer/base": Count(transformer(512, 2048), "by its matrices", 65e6),
     "transformer/big": Count(transformer(1024, 4096), "by its matrices", 213e6),
+    # paper: fairseq's model of this size and vocabulary
+    "transformer/tiny": Count(fairseq_tiny(), "by its matrices", 2.55e6),
     # paper: Turc et al. 2019, Table 1 (tiny to medium); Devlin et al. 2019, section 3
     "bert/tiny": Count(4_433_468, "BertForPreTraining", 4.4e6),
     "bert/mini": Count(11_267_900, "BertForPreTraining", 11.3e6),

@@ -4,12 +4,13 @@
    cost: 2.1 T tokens (:large).   measured: not run
 
    lm train --config=experiments/bart/pretrain.py:small --workdir=runs/bart-small
-   cost: about 3 min on 2 CPU cores, an estimate.   measured: not run
+   cost: 4 min on 2 busy CPU cores, 30k tokens/s.   measured: see below
 
 Denoising: all sentences permuted, and 30 % of the tokens in spans, Poisson(3) long, each of which
 becomes one mask. From the paper: 500,000 steps of 8,000 rows for large. Not stated, ours: rows of
 512 tokens, and RoBERTa's optimiser; the same recipe for base. `small` is a toy of ours on the
-English documentation of Python.
+English documentation of Python. Measured on its validation split (seed 0): 1.163 nats a token,
+73.9 % right (unigram 5.325, the most frequent token 4.0 %; most of the text is there to be copied).
 Where this differs: the paper has no dropout in the last 10 % of the steps; ours has it to the end.
 Data: bart/*.jsonl ({"text": ...} a line) and tokenizers/bart (the released tokenizer.json and what
 lies beside it); `small`: pydocs_en_zh/pydocs_en_zh.tsv.gz; all below the data root.
@@ -26,7 +27,7 @@ from experiments.bart.model import model
 
 # (learning rate, warm-up steps): RoBERTa's
 RECIPES = {"large": (4e-4, 30_000), "base": (6e-4, 24_000)}
-VOCABULARY = 2048
+VOCABULARY = 512
 
 
 def config(size: str) -> ConfigDict:
@@ -62,22 +63,23 @@ def config(size: str) -> ConfigDict:
 
 def small() -> ConfigDict:
     english = {"kind": "tsv", "paths": ["pydocs_en_zh/pydocs_en_zh.tsv.gz"], "column": 1}
-    sizes = {"num_layers": 2, "d_model": 128, "num_heads": 4, "d_ff": 512}
-    position = {"kind": "learned", "max_length": 64, "offset": 2}
+    position = {"kind": "learned", "max_length": 32, "offset": 2}
     return ConfigDict(
         {
             "model": {
-                **common.resized(model("base"), vocab_size=VOCABULARY, position=position, **sizes),
+                **common.resized(
+                    model("base"), vocab_size=VOCABULARY, position=position, **common.TINY
+                ),
                 "decoder_start_id": 0,  # the tokenizer's <|endoftext|>
             },
             "data": {
                 **common.split(english, held_out=0.05),
                 # The last id of the model's is the mask.
                 "tokenizer": {"kind": "bpe", "vocab_size": VOCABULARY - 1},
-                "sequence_length": 64,
+                "sequence_length": 32,
             },
             "objective": {"kind": "denoising"},
-            **common.minutes(steps=500, rows=32, learning_rate=1e-3),
+            **common.minutes(steps=2000, rows=128, learning_rate=3e-3),
         }
     )
 

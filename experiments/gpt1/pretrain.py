@@ -4,10 +4,11 @@
    cost: 100 epochs of BooksCorpus, some 100 G tokens.   measured: not run
 
    lm train --config=experiments/gpt1/pretrain.py:small --workdir=runs/gpt1-small
-   cost: 5 min on 2 CPU cores, an estimate.   measured: not run
+   cost: 3 min on 2 busy CPU cores, 45k tokens/s.   measured: see below
 
 Next-token prediction in rows of 512 contiguous tokens, 100 epochs. `small` is a toy of ours on two
-novels.
+novels. Measured on its validation split (seed 0): 3.207 nats a token, 27.5 % right, 2.28 bits a
+byte (unigram 5.228, the most frequent token 3.4 %).
 Data: gpt1/*.jsonl ({"text": ...} a line, a book each: BooksCorpus, as far as you have it) and
 tokenizers/openai-gpt (the released tokenizer.json); `small`: gutenberg_books/*.txt; all below the
 data root.
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict
 from experiments import common
 from experiments.gpt1.model import model
 
-VOCABULARY = 2048
+VOCABULARY = 512
 
 
 def published() -> ConfigDict:
@@ -48,19 +49,18 @@ def published() -> ConfigDict:
 
 def small() -> ConfigDict:
     novels = {"kind": "text", "paths": ["gutenberg_books/*.txt"], "document": "paragraph"}
-    sizes = {"num_layers": 3, "d_model": 128, "num_heads": 4, "d_ff": 512}
     position = {"kind": "learned", "max_length": 64}
     return ConfigDict(
         {
             "model": common.resized(
-                model("117m"), vocab_size=VOCABULARY, position=position, **sizes
+                model("117m"), vocab_size=VOCABULARY, position=position, **common.TINY
             ),
             "data": {
                 **common.split(novels, held_out=0.1),
                 "tokenizer": {"kind": "bpe", "vocab_size": VOCABULARY},
                 "sequence_length": 64,
             },
-            **common.minutes(steps=2000, rows=32, learning_rate=5e-4),
+            **common.minutes(steps=2000, rows=64, learning_rate=3e-3),
         }
     )
 

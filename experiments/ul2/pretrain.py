@@ -4,13 +4,15 @@
    cost: 33 G tokens (:base), 1.05 T (:20b).   measured: not run
 
    lm train --config=experiments/ul2/pretrain.py:small --workdir=runs/ul2-small
-   cost: about 3 min on 2 CPU cores, an estimate.   measured: not run
+   cost: 11 min on 2 busy CPU cores, 31k tokens/s.   measured: see below
 
 Every row goes to one of seven denoisers and begins with a token for its mode: R, S or X. `base` is
 the ablations' model (T5's base with SwiGLU), 500,000 steps of 128 rows; `20b` the released one's
 sizes, of its config.json, 2 M steps of 1024 rows. Neither has dropout. `small` is a toy of ours on
-Python's documentation, in English and Chinese. [from memory, check before quoting]: the numbers of
-steps and rows, base's feed-forward width.
+Python's documentation, in English and Chinese. Measured on its validation splits (seed 0): English
+3.541 nats a target token, 34.0 % right (unigram 5.864, the most frequent token 9.0 %), Chinese
+3.759 and 34.9 % (6.154 and 9.1 %). [from memory, check before quoting]: the numbers of steps and
+rows, base's feed-forward width.
 Where this differs: all denoisers have the same share (the paper gives S 20 % in some runs), the
 learning rate warms up over its first 10,000 steps, and mode tokens are ids of their own, not text.
 Data: ul2/*.jsonl ({"text": ...} a line: C4) and tokenizers/t5_sentencepiece; `small`:
@@ -75,7 +77,7 @@ def small() -> ConfigDict:
     }
     return ConfigDict(
         {
-            "model": architecture(VOCABULARY, num_layers=2, d_model=128, num_heads=4, d_ff=384),
+            "model": architecture(VOCABULARY, num_layers=2, d_model=64, num_heads=4, d_ff=192),
             "data": {
                 **{
                     part: {name: split[part]["text"] for name, split in languages.items()}
@@ -83,10 +85,10 @@ def small() -> ConfigDict:
                 },
                 # The last ids of the model's are the sentinels and the mode tokens.
                 "tokenizer": {"kind": "sentencepiece", "vocab_size": VOCABULARY - MORE},
-                "sequence_length": 64,
+                "sequence_length": 32,
             },
             "objective": {"kind": "mixture_of_denoisers"},
-            **common.minutes(steps=500, rows=32, learning_rate=3e-3),
+            **common.minutes(steps=3000, rows=128, learning_rate=3e-3),
         }
     )
 

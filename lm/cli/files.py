@@ -64,8 +64,8 @@ def string_field(value: Mapping[str, Any], name: str, where: str) -> str:
     return found
 
 
-def check_output(path: str | None) -> None:
-    """What can be known to be wrong with --output before anything is computed.
+def check_output(path: str | None, flag: str = "--output") -> None:
+    """What can be known to be wrong with an output's `flag` before anything is computed.
 
     Raises:
       ConfigError: no path.
@@ -74,14 +74,14 @@ def check_output(path: str | None) -> None:
     if path is None:
         return
     if not path:
-        raise ConfigError("--output= names no file; leave it out for standard output")
+        raise ConfigError(f"{flag}= names no file; leave it out for standard output")
     if Path(path).is_dir():
-        raise UserError(f"could not write --output={path}: it is a folder")
+        raise UserError(f"could not write {flag}={path}: it is a folder")
     if not Path(path).parent.is_dir():
-        raise UserError(f"could not write --output={path}: {Path(path).parent} is no folder")
+        raise UserError(f"could not write {flag}={path}: {Path(path).parent} is no folder")
 
 
-def write_output(path: str, write: Callable[[BinaryIO], object]) -> None:
+def write_output(path: str, write: Callable[[BinaryIO], object], flag: str = "--output") -> None:
     """A file, whole or not at all.
 
     Raises:
@@ -95,4 +95,4 @@ def write_output(path: str, write: Callable[[BinaryIO], object]) -> None:
         os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"could not write --output={path}: {error.strerror}") from error
+        raise UserError(f"could not write {flag}={path}: {error.strerror}") from error

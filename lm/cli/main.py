@@ -25,7 +25,18 @@ from lm.cli.configs import extract_overrides
 from lm.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, UserError, did_you_mean
 
 # In the order a newcomer needs them.
-COMMANDS = ("train", "generate", "evaluate", "score", "embed", "inspect", "tokenizer", "convert")
+COMMANDS = (
+    "train",
+    "generate",
+    "evaluate",
+    "score",
+    "embed",
+    "plot",
+    "inspect",
+    "tokenizer",
+    "convert",
+    "bench",
+)
 
 
 def _module(command: str) -> ModuleType:

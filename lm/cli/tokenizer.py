@@ -18,6 +18,7 @@ from lm.config import (
     SentencePieceTokenizer,
     TokenizerConfig,
     WordPieceTokenizer,
+    WordsTokenizer,
     from_dict,
 )
 from lm.errors import ConfigError, UserError, did_you_mean
@@ -39,6 +40,7 @@ _MARKED_UP = {".jsonl", ".json", ".tsv", ".csv", ".parquet"}
 KINDS: dict[str, type] = {
     "byte": ByteTokenizer,
     "character": CharacterTokenizer,
+    "words": WordsTokenizer,
     "bpe": BPETokenizer,
     "wordpiece": WordPieceTokenizer,
     "sentencepiece": SentencePieceTokenizer,

@@ -25,6 +25,7 @@ from lm.config.data import (
     TokenizerConfig,
     TsvFiles,
     WordPieceTokenizer,
+    WordsTokenizer,
 )
 from lm.config.model import (
     POOLED_HEADS,
@@ -48,6 +49,7 @@ from lm.config.objective import (
     PrefixLM,
     ReplacedTokens,
     SequenceToSequence,
+    SourceToTarget,
     SpanCorruption,
 )
 from lm.config.position import (
@@ -155,6 +157,7 @@ __all__ = [
     "Sinusoidal",
     "Source",
     "SourceConfig",
+    "SourceToTarget",
     "SpanCorruption",
     "T5Relative",
     "TextFiles",
@@ -164,6 +167,7 @@ __all__ = [
     "TsvFiles",
     "WarmupStableDecay",
     "WordPieceTokenizer",
+    "WordsTokenizer",
     "XLNetRelative",
     "apply_override",
     "differences",

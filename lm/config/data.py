@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Union
 
-from lm.config.checks import at_least, positive
+from lm.config.checks import at_least, check, positive
 from lm.errors import ConfigError
 
 
@@ -28,7 +28,8 @@ class SourceConfig:
     """What every source has: its weight in a mixture, its cleaning, and the part of it to read.
 
     `fraction` (begin, end) is a part of the source's characters in order: (0.0, 0.9) and
-    (0.9, 1.0) split a corpus, and a document on the boundary is cut there.
+    (0.9, 1.0) split a corpus, and a document on the boundary is cut there. (One that has a target
+    is never cut: it belongs to the part in which it begins.)
     """
 
     weight: float = 1.0
@@ -41,45 +42,83 @@ class SourceConfig:
             raise ConfigError(f"fraction must satisfy 0 <= begin < end <= 1, not {self.fraction}")
         positive(self, "weight")
 
+    @property
+    def has_target(self) -> bool:
+        """Whether a document has a second text: its translation, its summary."""
+        return False
+
 
 @dataclass(frozen=True)
 class TextFiles(SourceConfig):
     """Plain text below the data root: globs, gzip by the ending .gz.
 
     A document is a whole file, a line (ended by "\\n" or "\\r\\n"), or a paragraph (separated by
-    blank lines).
+    blank lines). `target_paths` are files with the documents' targets, line by line: as many as
+    there are `paths`, in the same order, for document="line".
     """
 
     paths: tuple[str, ...] = ()
     document: Literal["file", "line", "paragraph"] = "file"
+    target_paths: tuple[str, ...] = ()
     kind: Literal["text"] = "text"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(
+            not self.target_paths or self.document == "line",
+            f'target_paths are read line by line: set document="line", not {self.document!r}',
+        )
+
+    @property
+    def has_target(self) -> bool:
+        return bool(self.target_paths)
 
 
 @dataclass(frozen=True)
 class JsonlFiles(SourceConfig):
-    """One JSON object a line; the document is the string under `field`."""
+    """One JSON object a line; the document is the string under `field`, its target the one under
+    `target_field`."""
 
     paths: tuple[str, ...] = ()
     field: str = "text"
+    target_field: str | None = None
     kind: Literal["jsonl"] = "jsonl"
+
+    @property
+    def has_target(self) -> bool:
+        return self.target_field is not None
 
 
 @dataclass(frozen=True)
 class TsvFiles(SourceConfig):
     """Tab-separated lines; the document is column `column` (a number from 0, or a name in the
-    header)."""
+    header), its target `target_column`."""
 
     paths: tuple[str, ...] = ()
     column: int | str = 0
+    target_column: int | str | None = None
     header: bool = False
     kind: Literal["tsv"] = "tsv"
+
+    @property
+    def has_target(self) -> bool:
+        return self.target_column is not None
 
 
 @dataclass(frozen=True)
 class Embedded(SourceConfig):
-    """The documentation inside the running Python: ~2 MB of English that needs no download."""
+    """The documentation inside the running Python: ~2 MB of English that needs no download.
 
+    `pairs`: a document is a line, and its target the next one (of text, in the same place): to try
+    out what takes pairs.
+    """
+
+    pairs: bool = False
     kind: Literal["embedded"] = "embedded"
+
+    @property
+    def has_target(self) -> bool:
+        return self.pairs
 
 
 @dataclass(frozen=True)
@@ -112,6 +151,17 @@ class CharacterTokenizer:
 
     path: str | None = None
     kind: Literal["character"] = "character"
+
+
+@dataclass(frozen=True)
+class WordsTokenizer:
+    """One token a word, where white space alone separates words: for text that is tokenised
+    already (with "@@ " inside words, say). <pad> 0, <bos> 1, <eos> 2, <unk> 3, then the words of
+    the training sources from the most frequent on: `vocab_size` tokens in all, or every word."""
+
+    path: str | None = None
+    vocab_size: int | None = None
+    kind: Literal["words"] = "words"
 
 
 @dataclass(frozen=True)
@@ -158,6 +208,7 @@ class HuggingFaceTokenizer:
 TokenizerConfig = Union[
     ByteTokenizer,
     CharacterTokenizer,
+    WordsTokenizer,
     BPETokenizer,
     WordPieceTokenizer,
     SentencePieceTokenizer,
@@ -175,6 +226,11 @@ class DataConfig:
     gives each piece of a document its own row. `segments`: attention and positions stop at
     document boundaries, and no token is predicted across one ("stream" only; the other two
     always do). `add_bos` and `add_eos` put the tokenizer's tokens around every document.
+
+    A document with a target is a row of its own, whole (packing "none"); `add_bos` and `add_eos`
+    stand around either text. `too_long` is what happens to those that are longer than a row: an
+    "error" says how many they are, "cut" takes from their ends (but for an eos), "drop" leaves
+    them out; the data report counts both.
     """
 
     train: Mapping[str, Source]
@@ -186,6 +242,7 @@ class DataConfig:
     shuffle: bool = True
     add_bos: bool = False
     add_eos: bool = True
+    too_long: Literal["error", "cut", "drop"] = "error"
     read_threads: int = 2
     prefetch: int = 16
 

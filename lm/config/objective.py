@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Union
 
 from lm.config.checks import at_least, check, positive, share
+from lm.config.data import DataConfig
 from lm.config.model import ModelConfig
 
 
@@ -23,8 +25,23 @@ class ObjectiveBase:
         return True
 
     @property
+    def takes_pairs(self) -> bool:
+        """Whether a row is a document and its target."""
+        return False
+
+    @property
+    def takes(self) -> Literal["texts", "text", "document"]:
+        """What a row may hold: several texts, kept apart; one, be it of several documents; or one
+        document (or a part of it)."""
+        return "text"
+
+    @property
     def name(self) -> str:
         return str(getattr(self, "kind", type(self).__name__))
+
+    def ratios(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Metrics that are ratios of the terms' means over a whole split."""
+        return {}
 
     def check_model(self, model: ModelConfig) -> None:
         """Raises ConfigError where the objective cannot train this model."""
@@ -40,6 +57,43 @@ class ObjectiveBase:
         check(
             model.lm_head != "none",
             f'objective {self.name!r} needs a language-model head: model.lm_head is "none"',
+        )
+
+    def check_data(self, data: DataConfig) -> None:
+        """Raises ConfigError where sources have no targets and the objective needs them, or the
+        other way round, and where rows hold what it does not take."""
+        for split, sources in (("train", data.train), ("validation", data.validation)):
+            for name, source in sources.items():
+                place = f"data.{split}.{name} (kind {source.kind!r})"
+                check(
+                    source.has_target or not self.takes_pairs,
+                    f"objective {self.name!r} needs pairs of texts, and {place} has no targets: "
+                    "set target_paths (text), target_field (jsonl) or target_column (tsv)",
+                )
+                check(
+                    self.takes_pairs or not source.has_target,
+                    f"{place} has targets, which objective {self.name!r} would not read: leave "
+                    'them out, or use "sequence_to_sequence" or "masked_lm" with '
+                    'pairs="translation"',
+                )
+        check(
+            self.takes_pairs or data.too_long == "error",
+            f"data.too_long={data.too_long!r} is for pairs of texts, which objective "
+            f"{self.name!r} does not take: leave it out",
+        )
+        if self.takes_pairs or self.takes == "document":
+            what = "pair" if self.takes_pairs else "document"
+            check(
+                data.packing == "none",
+                f"objective {self.name!r} takes a row for a {what}: set data.packing='none', not "
+                f"{data.packing!r}",
+            )
+        check(
+            self.takes != "text"
+            or data.packing == "none"
+            or (data.packing == "stream" and not data.segments),
+            f"objective {self.name!r} takes a row for one text, and data puts several, apart from "
+            "each other, into one: set data.packing='none', or 'stream' with data.segments=False",
         )
 
 
@@ -62,6 +116,10 @@ class CausalLM(ObjectiveBase):
     def __post_init__(self) -> None:
         share(self, "label_smoothing")
         at_least(self, 0, "z_loss", "chunk_tokens")
+
+    @property
+    def takes(self) -> Literal["texts", "text", "document"]:
+        return "texts"
 
 
 @dataclass(frozen=True)
@@ -97,30 +155,50 @@ class Masking(ObjectiveBase):
             'chinese_words needs selection="whole_words" or "spans"',
         )
 
+    @property
+    def takes(self) -> Literal["texts", "text", "document"]:
+        return "text" if self.wrap else "texts"
+
 
 @dataclass(frozen=True)
 class MaskedLM(Masking):
     """Predict masked tokens (BERT; RoBERTa with pairs="none").
 
     `pairs`: rows are [CLS] A [SEP] B [SEP] of one document, and the next_sentence head says whether
-    B follows A (BERT), or whether they are in order (ALBERT's "sentence_order").
+    B follows A (BERT), or whether they are in order (ALBERT's "sentence_order"). "translation": a
+    row is a document and its target, masked both, so that one can help with the other; positions
+    begin again with the target, and its token_types, the paper's languages, are 1 (Conneau &
+    Lample 2019, section 3.3; with data.add_bos and add_eos around either text, as there).
     """
 
     ARCHITECTURES: ClassVar[tuple[str, ...]] = ("encoder",)
 
-    pairs: Literal["none", "next_sentence", "sentence_order"] = "none"
+    pairs: Literal["none", "next_sentence", "sentence_order", "translation"] = "none"
     kind: Literal["masked_lm"] = "masked_lm"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.pairs == "none" or not self.wrap, "wrap is for rows without pairs")
 
+    @property
+    def takes_pairs(self) -> bool:
+        return self.pairs == "translation"
+
+    @property
+    def takes(self) -> Literal["texts", "text", "document"]:
+        return "document" if self.classifies_pairs else super().takes
+
+    @property
+    def classifies_pairs(self) -> bool:
+        """Whether a head says how the two segments of a row belong together."""
+        return self.pairs in ("next_sentence", "sentence_order")
+
     def check_heads(self, model: ModelConfig) -> None:
         super().check_heads(model)
         if self.pairs == "none":
             return
         check(
-            any(head.kind == "next_sentence" for head in model.heads),
+            not self.classifies_pairs or any(h.kind == "next_sentence" for h in model.heads),
             f"objective pairs={self.pairs!r} needs a head of kind 'next_sentence' in model.heads",
         )
         check(model.token_types >= 2, f"objective pairs={self.pairs!r} needs model.token_types=2")
@@ -158,6 +236,17 @@ class ReplacedTokens(Masking):
     def predicts_tokens(self) -> bool:
         return self.task != "replaced"
 
+    def ratios(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Precision, recall and F1 of finding what was replaced; 0 where nothing was found."""
+        if self.task != "replaced":
+            return {}
+        replaced, found, detected = (means[name] for name in ("replaced", "found", "detected"))
+        return {
+            "precision": detected / found if found else 0.0,
+            "recall": detected / replaced if replaced else 0.0,
+            "f1": 2 * detected / (found + replaced) if found + replaced else 0.0,
+        }
+
     def check_heads(self, model: ModelConfig) -> None:
         if self.task == "replaced":
             check(
@@ -187,7 +276,7 @@ class ReplacedTokens(Masking):
 
 
 @dataclass(frozen=True)
-class SequenceToSequence(ObjectiveBase):
+class SourceToTarget(ObjectiveBase):
     """What objectives with a source and a target share: `label_smoothing` while training."""
 
     ARCHITECTURES: ClassVar[tuple[str, ...]] = ("encoder_decoder",)
@@ -201,7 +290,7 @@ class SequenceToSequence(ObjectiveBase):
 
 
 @dataclass(frozen=True)
-class SpanCorruption(SequenceToSequence):
+class SpanCorruption(SourceToTarget):
     """T5 (Raffel et al. 2020): spans of `mean_length` tokens, `density` of the text, are replaced
     by sentinels, and the target says what they were. A source has data.sequence_length tokens."""
 
@@ -216,7 +305,7 @@ class SpanCorruption(SequenceToSequence):
 
 
 @dataclass(frozen=True)
-class MixtureOfDenoisers(SequenceToSequence):
+class MixtureOfDenoisers(SourceToTarget):
     """UL2 (Tay et al. 2022): every row is given to one of seven denoisers. `mode_tokens`: sources
     begin with a token that says of which kind, taken from the end of the vocabulary."""
 
@@ -225,7 +314,7 @@ class MixtureOfDenoisers(SequenceToSequence):
 
 
 @dataclass(frozen=True)
-class Denoising(SequenceToSequence):
+class Denoising(SourceToTarget):
     """BART (Lewis et al. 2020): the text is to be restored. Noises, in this order; the defaults are
     the paper's final recipe (section 5.1).
 
@@ -251,13 +340,52 @@ class Denoising(SequenceToSequence):
 
 
 @dataclass(frozen=True)
-class PrefixLM(SequenceToSequence):
+class PrefixLM(SourceToTarget):
     """A text is continued from a prefix of any length, which sees itself both ways (Raffel et al.
     2020, section 3.2): by a decoder, or by an encoder-decoder."""
 
     ARCHITECTURES: ClassVar[tuple[str, ...]] = ("decoder", "encoder_decoder")
 
     kind: Literal["prefix_lm"] = "prefix_lm"
+
+
+@dataclass(frozen=True)
+class SequenceToSequence(SourceToTarget):
+    """Write the target of a document, given the document: translation, summaries.
+
+    An encoder-decoder reads sources of at most data.sequence_length tokens and writes at most
+    `target_length` (None: as many); to a decoder the source is a prefix that sees itself both ways,
+    in one row with the target. Both are as data.add_bos and add_eos make them.
+    """
+
+    ARCHITECTURES: ClassVar[tuple[str, ...]] = ("encoder_decoder", "decoder")
+
+    target_length: int | None = None
+    kind: Literal["sequence_to_sequence"] = "sequence_to_sequence"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "target_length")
+
+    @property
+    def takes_pairs(self) -> bool:
+        return True
+
+    def check_model(self, model: ModelConfig) -> None:
+        super().check_model(model)
+        check(
+            self.target_length is None or model.architecture == "encoder_decoder",
+            "objective.target_length is an encoder-decoder's: a decoder has source and target in "
+            "one row of data.sequence_length",
+        )
+
+    def check_data(self, data: DataConfig) -> None:
+        super().check_data(data)
+        check(
+            data.add_eos or not data.train,
+            f"objective {self.name!r} needs data.add_eos=True: a target without an end is never "
+            "finished, and a decoder would not see where the source ends",
+        )
 
 
 @dataclass(frozen=True)
@@ -292,5 +420,6 @@ ObjectiveConfig = Union[
     MixtureOfDenoisers,
     Denoising,
     PrefixLM,
+    SequenceToSequence,
     PermutationLM,
 ]

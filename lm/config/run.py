@@ -295,6 +295,7 @@ class Config:
         check(0 <= self.seed < 2**32, f"seed must be in [0, 2^32), not {self.seed}")
         if self.objective is not None:
             self.objective.check_model(self.model)
+            self.objective.check_data(self.data)
         check(
             self.evaluation.every is None or bool(self.data.validation),
             "evaluation.every is set, but data.validation names no source to evaluate on",

@@ -21,6 +21,7 @@ from lm.config import (
     SentencePieceTokenizer,
     TokenizerConfig,
     WordPieceTokenizer,
+    WordsTokenizer,
 )
 from lm.convert.pieces import read_llama2c, renumbered, with_added, with_sentinels, xlnet_tokenizer
 from lm.convert.tokenizer_export import tokenizer_to_folder
@@ -112,6 +113,7 @@ def tokenizer_config(tokenizer: Tokenizer, path: str | None) -> TokenizerConfig:
     kinds: dict[str, TokenizerConfig] = {
         "byte": ByteTokenizer(),
         "character": CharacterTokenizer(path),
+        "words": WordsTokenizer(path),
         "bpe": BPETokenizer(path),
         "sentencepiece": SentencePieceTokenizer(path),
         "huggingface": HuggingFaceTokenizer(path),

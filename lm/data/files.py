@@ -25,6 +25,7 @@ ORIGINS = {
     "wikitext2": "https://huggingface.co/datasets/Salesforce/wikitext",
     "zh_poetry": "https://github.com/chinese-poetry/chinese-poetry",
     "multi30k": "https://github.com/multi30k/dataset",
+    "pydocs_en_zh": "https://github.com/python/python-docs-zh-cn",
 }
 _BOM = b"\xef\xbb\xbf"
 # What the first bytes say of a file that is no UTF-8 text, and what to do.

@@ -155,7 +155,36 @@ class StreamPlan:
         return found
 
 
-class BinPlan:
+class _SettledRows:
+    """Rows whose pieces are settled once; with `shuffle` an epoch puts the rows in an order of its
+    own. Row r has the pieces [bounds[r], bounds[r + 1]) of `pieces`, document, begin and end."""
+
+    joined = False
+
+    def __init__(
+        self,
+        pieces: Int[np.ndarray, "P 3"],
+        bounds: Int[np.ndarray, "rows_1"],
+        *,
+        shuffle: bool,
+        seed: tuple[int, ...],
+    ) -> None:
+        self._pieces, self._bounds, self._shuffle, self._seed = pieces, bounds, shuffle, seed
+        self.rows = len(bounds) - 1
+        self._epoch = _Epochs(self._make_epoch)
+
+    def _make_epoch(self, epoch: int) -> np.ndarray:
+        rows = _numbers(self.rows)
+        if self._shuffle:
+            rows = np.random.default_rng([*self._seed, epoch, _ROWS]).permutation(rows)
+        return rows
+
+    def pieces(self, epoch: int, row: int) -> list[Piece]:
+        row = int(self._epoch(epoch)[row])
+        return [Piece(*p) for p in self._pieces[self._bounds[row] : self._bounds[row + 1]].tolist()]
+
+
+class BinPlan(_SettledRows):
     """Pieces that each keep to one row: documents, cut every T positions where longer.
 
     "first_fit" puts each piece into the first of the open rows with room for it; "none" gives it a
@@ -164,7 +193,6 @@ class BinPlan:
     UserError where no document is longer than `lookahead`.
     """
 
-    joined = False
     left_out = 0
 
     def __init__(
@@ -177,7 +205,6 @@ class BinPlan:
         shuffle: bool,
         seed: tuple[int, ...],
     ) -> None:
-        self._shuffle, self._seed, self._lookahead = shuffle, seed, lookahead
         order = _numbers(len(lengths))
         if shuffle:
             order = np.random.default_rng([*seed, 0, _DOCUMENTS]).permutation(order)
@@ -197,20 +224,63 @@ class BinPlan:
         sizes = np.minimum(inputs - begins, row_length)
         bins = first_fit(sizes, row_length) if packing == "first_fit" else np.arange(len(sizes))
         by_row = np.argsort(bins, kind="stable")
-        self._pieces = np.stack([document, begins, begins + sizes + lookahead], axis=1)[by_row]
-        self._bounds = np.concatenate([[0], np.cumsum(np.bincount(bins))])
-        self.rows = len(self._bounds) - 1
-        self._epoch = _Epochs(self._make_epoch)
+        pieces = np.stack([document, begins, begins + sizes + lookahead], axis=1)[by_row]
+        bounds = np.concatenate([[0], np.cumsum(np.bincount(bins))])
+        super().__init__(pieces, bounds, shuffle=shuffle, seed=seed)
 
-    def _make_epoch(self, epoch: int) -> np.ndarray:
-        rows = _numbers(self.rows)
-        if self._shuffle:
-            rows = np.random.default_rng([*self._seed, epoch, _ROWS]).permutation(rows)
-        return rows
 
-    def pieces(self, epoch: int, row: int) -> list[Piece]:
-        row = int(self._epoch(epoch)[row])
-        return [Piece(*p) for p in self._pieces[self._bounds[row] : self._bounds[row + 1]].tolist()]
+# The tokens that a row holds of texts and targets of so many tokens, [pairs] each.
+Fit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class PairPlan(_SettledRows):
+    """A document and its target to a row, both whole: the texts 2n and 2n + 1 of a token store.
+
+    `fit` says what a row holds of a pair, `room` the same in words. Of pairs that are longer, with
+    `too_long` "cut", whoever makes the row takes what fits; with "drop" there is no row for them;
+    "error" is a UserError. `num_cut` and `num_dropped` count them, and `longest` is the lengths of
+    the longest one; `left_out` are the tokens lost, of `positions` and these together.
+    """
+
+    def __init__(
+        self,
+        lengths: Int[np.ndarray, "texts"],
+        *,
+        fit: Fit,
+        room: str,
+        too_long: Literal["error", "cut", "drop"],
+        shuffle: bool,
+        seed: tuple[int, ...],
+    ) -> None:
+        pairs = lengths.reshape(-1, 2)
+        kept = np.stack(fit(pairs[:, 0], pairs[:, 1]), axis=1)
+        over = (kept < pairs).any(axis=1)
+        count = int(over.sum())
+        excess = (pairs - kept).sum(axis=1)
+        self.longest = tuple(pairs[np.argmax(excess)].tolist())
+        if count and too_long == "error":
+            raise UserError(
+                f"{count:,} of {len(pairs):,} pairs do not fit a row, which holds {room}; the "
+                f"longest has {self.longest[0]} tokens and {self.longest[1]} of its target: raise "
+                "data.sequence_length, or set data.too_long to 'cut' or 'drop'"
+            )
+        self.num_cut, self.num_dropped = 0, 0
+        documents = np.arange(len(pairs))
+        if too_long == "drop":
+            self.num_dropped = count
+            documents, kept = documents[~over], kept[~over]
+        else:
+            self.num_cut = count
+        self.positions = int(kept.sum())
+        self.left_out = int(lengths.sum()) - self.positions
+        if not self.positions:
+            raise UserError(
+                f"none of the {len(pairs):,} pairs fits a row, which holds {room}: raise "
+                "data.sequence_length"
+            )
+        texts = np.stack([2 * documents, 2 * documents + 1], axis=1).reshape(-1)
+        pieces = np.stack([texts, np.zeros_like(texts), lengths[texts]], axis=1)
+        super().__init__(pieces, 2 * np.arange(len(documents) + 1), shuffle=shuffle, seed=seed)
 
 
 def first_fit(

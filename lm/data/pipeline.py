@@ -12,8 +12,8 @@ from typing import Any
 
 from lm import config as configs
 from lm.config import DataConfig, Source
-from lm.data.packing import BinPlan, Plan, StreamPlan
-from lm.data.rows import Mixture, RowMaker, Rows, seed_of, share, stack
+from lm.data.packing import BinPlan, PairPlan, Plan, StreamPlan
+from lm.data.rows import Mixture, PairMaker, RowMaker, Rows, seed_of, share, stack
 from lm.data.store import DocumentStore, document_store
 from lm.data.tokenizer import Tokenizer, build_tokenizer
 from lm.data.tokens import TokenStore, texts, token_store
@@ -65,6 +65,8 @@ def prepare_dataset(
             )  # fmt: skip
             own_seed = seed_of(seed, name)
             plan = _plan(config, store, maker, own_seed, training=split == "train")
+            if isinstance(plan, PairPlan):
+                _note_too_long(f"data.{split}.{name}", plan)
             return Rows(plan, store, maker, own_seed)
 
     train = {name: rows("train", name, source) for name, source in sorted(config.train.items())}
@@ -121,6 +123,18 @@ def _plan(
 ) -> Plan:
     shuffle = config.shuffle and training
     length, lookahead = maker.positions, maker.lookahead
+    paired = "target" in store.fields
+    if paired != isinstance(maker, PairMaker):
+        raise ConfigError(
+            "the source has targets, and the objective takes none"
+            if paired
+            else "the objective takes pairs of texts, and the source has no targets"
+        )
+    if isinstance(maker, PairMaker):
+        return PairPlan(
+            store.lengths, fit=maker.fit, room=maker.room, too_long=config.too_long,
+            shuffle=shuffle, seed=seed,
+        )  # fmt: skip
     if config.packing == "stream":
         return StreamPlan(
             store.lengths, row_length=length, lookahead=lookahead, joined=not config.segments,
@@ -130,6 +144,17 @@ def _plan(
         store.lengths, row_length=length, lookahead=lookahead, packing=config.packing,
         shuffle=shuffle, seed=seed,
     )  # fmt: skip
+
+
+def _note_too_long(place: str, plan: PairPlan) -> None:
+    what = "cut" if plan.num_cut else "dropped"
+    if count := plan.num_cut or plan.num_dropped:
+        print(
+            f"note: {place}: {count:,} of {plan.rows + plan.num_dropped:,} pairs are longer than a "
+            f"row and are {what} (data.too_long); the longest has {plan.longest[0]} tokens and "
+            f"{plan.longest[1]} of its target",
+            file=sys.stderr,
+        )
 
 
 class Dataset:
@@ -233,10 +258,14 @@ def _report(documents: DocumentStore, rows: Rows) -> dict[str, Any]:
     """What cleaning did to the whole source, and what its fraction came to."""
     cleaning = {k: v for k, v in documents.report.items() if k != "source"}
     plan = rows.plan
+    pairs = {}
+    if isinstance(plan, PairPlan):
+        pairs = {"pairs_cut": plan.num_cut, "pairs_dropped": plan.num_dropped}
     return {
         "source": cleaning,
         **rows.store.report(),
         "rows": plan.rows,
         "positions": plan.positions,
         "positions_left_out_per_epoch": plan.left_out,
+        **pairs,
     }

@@ -42,6 +42,23 @@ class RowMaker(Protocol):
         ...
 
 
+@runtime_checkable
+class PairMaker(RowMaker, Protocol):
+    """A maker of rows of two pieces, a text and its target. It cuts those that are longer than
+    `fit` says, which a plan lets through where that is wanted."""
+
+    @property
+    def room(self) -> str:
+        """What a row holds, for messages."""
+        ...
+
+    def fit(
+        self, texts: Int[np.ndarray, "pairs"], targets: Int[np.ndarray, "pairs"]
+    ) -> tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]]:
+        """The tokens that a row holds of texts and targets of so many: as many, where both fit."""
+        ...
+
+
 @dataclass(frozen=True)
 class Aligned:
     """Features that stand at the tokens' own places: each piece is prepared by itself, and the

@@ -25,7 +25,7 @@ from lm.data.sources import Document, describe, documents, source_fingerprint, s
 from lm.errors import UserError
 
 # Raise when cleaning or the format of a store changes.
-_VERSION = 2
+_VERSION = 3
 _SPLIT = "all_documents"
 # Read at a time: many documents, as a call costs much, but this many characters or one document.
 _RECORDS, _CHARACTERS = 2048, 1 << 22
@@ -46,10 +46,12 @@ class DocumentStore:
             self._ends = np.load(folder / "ends.npy")
             if self.report["characters"] != self._ends[-1]:
                 raise ValueError(f"{self._ends[-1]} characters, not {self.report['characters']}")
+            self.fields: list[str] = self.report.pop("fields")
         self.fingerprint: str = folder.name
 
     def slice(self, begin: float, end: float) -> Iterator[Document]:
-        """The documents of the part [begin, end) of the characters; those on its edges are cut.
+        """The documents of the part [begin, end) of the characters; those on its edges are cut, or,
+        where documents have several fields, are of the part in which they begin.
 
         The parts (a, b) and (b, c) hold together exactly the text of (a, c). Nothing before
         `begin` is read. UserError where the store is damaged.
@@ -58,12 +60,17 @@ class DocumentStore:
         first, last = int(begin * total), int(end * total)
         if first == last:
             return
+        if len(self.fields) > 1:
+            # Those that begin at `first` or later, and before `last`.
+            edges = np.searchsorted(np.append(0, self._ends[:-1]), (first, last))
+            yield from self._documents(*edges.tolist())
+            return
         start = int(np.searchsorted(self._ends, first, side="right"))
         stop = int(np.searchsorted(self._ends, last, side="left")) + 1
         for number, document in zip(range(start, stop), self._documents(start, stop), strict=True):
             size = sum(map(len, document.values()))
             position = int(self._ends[number]) - size
-            yield _cut(document, first - position, last - position, size, self.folder)
+            yield _cut(document, first - position, last - position, size)
 
     def _documents(self, start: int, stop: int) -> Iterator[Document]:
         with opening(self.folder):
@@ -83,14 +90,9 @@ class DocumentStore:
             yield from found
 
 
-def _cut(document: Document, first: int, last: int, size: int, folder: Path) -> Document:
+def _cut(document: Document, first: int, last: int, size: int) -> Document:
     if first <= 0 and last >= size:
         return document
-    if len(document) > 1:
-        raise UserError(
-            f"a fraction's edge falls inside a document of several fields ({', '.join(document)}) "
-            f"of {folder}; split such a source into files instead"
-        )
     return {name: text[max(first, 0) : last] for name, text in document.items()}
 
 
@@ -130,7 +132,7 @@ def _build(source: Source, data_root: Path, partial: Path) -> None:
         raise UserError(f"the source is empty: cleaning left no document of {name}")
     sizes = _write(chain([first], cleaned), list(first), partial / "documents")
     np.save(partial / "ends.npy", np.cumsum(np.frombuffer(sizes, np.int64)))
-    report = {"source": configs.to_dict(source), **counts.as_dict()}
+    report = {"source": configs.to_dict(source), "fields": list(first), **counts.as_dict()}
     (partial / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False), "utf-8")
 
 

@@ -3,6 +3,7 @@
 kind            special tokens                          decode(encode(text)) == text
 byte            <pad> <bos> <eos>                       always
 character       none                                    always (unknown characters are refused)
+words           <pad> <bos> <eos> <unk>                 but for white space and unknown words
 bpe             <|endoftext|> as bos and eos            always, unless a loaded file normalises
 wordpiece       [PAD] [CLS] [SEP] [MASK] [UNK]          no: see lm/data/tokenizers/wordpiece.py
 huggingface     the tokenizer.json's                    where it splits bytes and changes nothing
@@ -26,6 +27,7 @@ from lm.config import (
     SentencePieceTokenizer,
     TokenizerConfig,
     WordPieceTokenizer,
+    WordsTokenizer,
     fingerprint,
 )
 from lm.data.cache import build_folder
@@ -43,7 +45,7 @@ from lm.data.tokenizers.bpe import FILE_PAIRS, ByteLevelBPE, byte_level
 from lm.data.tokenizers.huggingface import HuggingFace
 from lm.data.tokenizers.sentence_piece import SentencePiece
 from lm.data.tokenizers.settings import SETTINGS
-from lm.data.tokenizers.simple import Bytes, Characters
+from lm.data.tokenizers.simple import Bytes, Characters, Words
 from lm.data.tokenizers.wordpiece import WordPiece
 from lm.errors import ConfigError, UserError
 
@@ -60,7 +62,9 @@ __all__ = [
 ]
 
 # Every file that `save` may write.
-SAVED_FILES = (METADATA, Characters.FILE, ByteLevelBPE.FILE, SentencePiece.FILE, SETTINGS)
+SAVED_FILES = (
+    *(METADATA, Characters.FILE, Words.FILE, ByteLevelBPE.FILE, SentencePiece.FILE, SETTINGS),
+)
 Texts = Callable[[], Iterator[str]]
 # More than any vocabulary; the trainers do not say what is wrong with larger numbers.
 _LARGEST = 1 << 24
@@ -133,6 +137,8 @@ def train_tokenizer(config: TokenizerConfig, texts: Texts) -> Tokenizer:
     if isinstance(config, CharacterTokenizer):
         return Characters.train(checked())
     vocab_size = _trained_size(config)
+    if isinstance(config, WordsTokenizer):
+        return Words.train(checked(), vocab_size or None)
     if isinstance(config, BPETokenizer):
         return ByteLevelBPE.train(checked(), vocab_size)
     if isinstance(config, WordPieceTokenizer):
@@ -156,6 +162,8 @@ def load_tokenizer(directory: Path | str) -> Tokenizer:
         tokenizer: TokenizerBase = Bytes()
     elif kind == "character":
         tokenizer = Characters.load(directory / Characters.FILE)
+    elif kind == "words":
+        tokenizer = Words.load(directory / Words.FILE)
     elif kind == "bpe":
         tokenizer = ByteLevelBPE.load(directory / ByteLevelBPE.FILE)
     elif kind == "wordpiece":
@@ -221,12 +229,14 @@ def stream_decoder(tokenizer: Tokenizer) -> StreamDecoder:
 
 
 def _trained_size(config: TokenizerConfig) -> int:
-    """The vocabulary to train to; 0 for the kinds that need no number."""
+    """The vocabulary to train to; 0 for the kinds that need no number, and have none."""
     if isinstance(config, (ByteTokenizer, CharacterTokenizer)):
         return 0
     if isinstance(config, HuggingFaceTokenizer):
         raise ConfigError("a huggingface tokenizer is loaded, never trained: set tokenizer.path")
     if config.vocab_size is None:
+        if isinstance(config, WordsTokenizer):
+            return 0
         raise ConfigError(
             f"tokenizer.vocab_size (--vocab_size) is required to train a {config.kind} tokenizer"
         )
@@ -258,6 +268,8 @@ def _load_configured(config: Any, path: Path) -> Tokenizer:
             )
     elif isinstance(config, CharacterTokenizer):
         tokenizer = Characters.load(path / Characters.FILE if path.is_dir() else path)
+    elif isinstance(config, WordsTokenizer):
+        tokenizer = Words.load(path / Words.FILE if path.is_dir() else path)
     elif isinstance(config, BPETokenizer):
         tokenizer = ByteLevelBPE.load(path)
     elif isinstance(config, WordPieceTokenizer):

@@ -1,4 +1,4 @@
-"""Documents as tokens: one flat memory-mapped array, and where each document begins in it."""
+"""Documents as tokens: one flat memory-mapped array, and where each text begins in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lm.data.store import DocumentStore
 from lm.data.tokenizer import Tokenizer
 from lm.errors import ConfigError, UserError
 
-_VERSION = 2
+_VERSION = 3
 # What the tokenizer gets at once, unless one document is longer.
 _BATCH_DOCUMENTS, _BATCH_CHARACTERS = 1024, 1 << 20
 # Characters that a tokenizer gets at once: some take 150 bytes of memory for each.
@@ -29,15 +29,17 @@ _LONGEST = 1 << 26
 
 
 class TokenStore:
-    """The tokens of a source's fraction. `offsets` int64 [documents + 1] bound the documents in
-    `tokens` (uint16 or uint32, memory-mapped); `bytes` int64 [documents] are their UTF-8 lengths
-    and `characters` the number of all their characters."""
+    """The tokens of a source's fraction. `offsets` int64 [texts + 1] bound the texts in `tokens`
+    (uint16 or uint32, memory-mapped); `bytes` int64 [texts] are their UTF-8 lengths and
+    `characters` the number of all their characters. `fields` are what a document has: "text", or
+    "text" and "target", which are then two texts on end, 2n and 2n + 1 of document n."""
 
     def __init__(self, folder: Path) -> None:
         self.fingerprint: str = folder.name
         with opening(folder):
             about = json.loads((folder / "report.json").read_text("utf-8"))
             self.characters: int = about["characters"]
+            self.fields: list[str] = about["fields"]
             # A plain view, because slicing a np.memmap costs several times as much.
             self.tokens = np.asarray(
                 np.memmap(folder / "tokens.bin", mode="r", dtype=about["dtype"])
@@ -54,20 +56,24 @@ class TokenStore:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [documents]: tokens of each document, with bos and eos."""
+        """int64 [texts]: tokens of each text, with bos and eos."""
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        """Documents."""
+        return len(self.bytes) // len(self.fields)
 
     def report(self) -> dict[str, Any]:
-        """Counts of the fraction: documents, characters, bytes, tokens."""
-        return {
+        """Counts of the fraction: documents, characters, bytes, tokens; of these, the targets'."""
+        counts = {
             "documents": len(self),
             "characters": self.characters,
             "bytes": int(self.bytes.sum()),
             "tokens": int(self.offsets[-1]),
         }
+        if "target" in self.fields:
+            counts["target_tokens"] = int(self.lengths[1::2].sum())
+        return counts
 
 
 def boundary_tokens(
@@ -120,8 +126,9 @@ def token_store(
 
 
 def texts(documents: DocumentStore, fraction: tuple[float, float]) -> Iterator[str]:
-    """The text of each document of the fraction."""
-    return (document["text"] for document in documents.slice(*fraction))
+    """The texts of the documents of the fraction, a target after its text."""
+    fields = documents.fields
+    return (document[name] for document in documents.slice(*fraction) for name in fields)
 
 
 def _build(
@@ -160,7 +167,12 @@ def _build(
     for name, numbers in (("offsets", offsets), ("bytes", sizes)):
         np.save(partial / f"{name}.npy", np.frombuffer(numbers, np.int64))
         checksum = zlib.crc32(numbers, checksum)
-    about = {"dtype": dtype.str, "characters": characters, "crc32": checksum}
+    about = {
+        "dtype": dtype.str,
+        "fields": documents.fields,
+        "characters": characters,
+        "crc32": checksum,
+    }
     (partial / "report.json").write_text(json.dumps(about), "utf-8")
 
 

@@ -22,6 +22,7 @@ class ValidationSplit:
     `characters` those of the text. `bytes` (UTF-8) are those that the positions predict, for bits
     per byte: None where they are not known, since the first token of every document is none that
     is predicted. It is with bos before it, and in a stream across documents (but for one token).
+    Nor are they known of pairs of texts, which an objective may predict in part.
     """
 
     rows: int
@@ -35,11 +36,12 @@ class ValidationSplit:
     def of(cls, rows: Rows, *, add_bos: bool) -> ValidationSplit:
         """The split made of `rows`."""
         counts = rows.store.report()
+        predicted = (add_bos or rows.plan.joined) and "target" not in rows.store.fields
         return cls(
             rows=len(rows),
             tokens=rows.plan.positions,
             characters=counts["characters"],
-            bytes=counts["bytes"] if add_bos or rows.plan.joined else None,
+            bytes=counts["bytes"] if predicted else None,
             documents=counts["documents"],
             _rows=rows,
         )

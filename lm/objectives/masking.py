@@ -6,7 +6,8 @@ import numpy as np
 
 from lm.config import MaskedLM, Masking
 from lm.data.corruption.masking import mask_tokens
-from lm.data.corruption.pairs import next_sentence, sentence_order
+from lm.data.corruption.pairs import next_sentence, sentence_order, translation
+from lm.data.corruption.seq2seq import cut_pair, shared_room
 from lm.data.corruption.vocabulary import vocabulary_of, with_mask
 from lm.data.corruption.words import chinese_segmenter, word_ids
 from lm.data.rows import Aligned, Other
@@ -28,7 +29,9 @@ class MaskedRows:
         if config.mask_share > 0 and vocabulary.mask_id is None:
             vocabulary = with_mask(vocabulary, vocab_size)
         self._config, self._vocabulary, self._length = config, vocabulary, length
-        self._pairs = config.pairs if isinstance(config, MaskedLM) else "none"
+        self._pairs = "none"
+        if isinstance(config, MaskedLM) and config.classifies_pairs:
+            self._pairs = config.pairs
         self._segment = chinese_segmenter() if config.chinese_words else None
         if config.wrap or self._pairs != "none":
             for role in ("bos", "eos"):
@@ -41,15 +44,10 @@ class MaskedRows:
         self, pieces: list[np.ndarray], rng: np.random.Generator, *, joined: bool, other: Other
     ) -> Features:
         if self._pairs != "none":
-            return self._pair(pieces, rng, joined, other)
+            return self._pair(text_of(pieces, joined), rng, other)
         if not joined and not self._config.wrap:
             return Aligned(lambda x, rng: self._mask(x["tokens"], rng), self._length)(
                 pieces, rng, joined=False, other=other
-            )
-        if self._config.wrap and len(pieces) > 1 and not joined:
-            raise ConfigError(
-                "objective.wrap is for rows of one text: set data.packing='stream' without "
-                "segments, or 'none'; or wrap every document with data.add_bos and add_eos"
             )
         tokens = text_of(pieces, joined)
         if self._config.wrap:
@@ -88,24 +86,37 @@ class MaskedRows:
         positions[count:] = -1
         return {**padded, "positions": positions}
 
-    def _pair(
-        self, pieces: list[np.ndarray], rng: np.random.Generator, joined: bool, other: Other
-    ) -> Features:
-        if joined or len(pieces) > 1:
-            raise ConfigError(
-                f"objective.pairs={self._pairs!r} needs a document a row: set data.packing='none'"
-            )
+    def _pair(self, document: np.ndarray, rng: np.random.Generator, other: Other) -> Features:
         v = self._vocabulary
 
         def text(tokens: np.ndarray) -> np.ndarray:
             # A document of nothing but its bos and eos still has a row.
             return without_ends(tokens, v) if len(tokens) > 2 else tokens
 
-        tokens = text(pieces[0])
+        tokens = text(document)
         if self._pairs == "next_sentence":
             row = next_sentence(tokens, lambda rng: text(other(rng)), v, rng, length=self._length)
         else:
             row = sentence_order(tokens, v, rng, length=self._length)
+        return {**row, **self._mask(row["tokens"], rng, valid=row["positions"] >= 0)}
+
+
+class TranslationRows(MaskedRows):
+    """A `lm.data.rows.PairMaker`: a text and its target in one row, masked both, with token_types,
+    and positions that begin again with the target."""
+
+    @property
+    def room(self) -> str:
+        return f"{self._length} tokens of both"
+
+    def fit(self, texts: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return shared_room(texts, targets, self._length)
+
+    def __call__(
+        self, pieces: list[np.ndarray], rng: np.random.Generator, *, joined: bool, other: Other
+    ) -> Features:
+        text, target = cut_pair(pieces, self.fit, self._vocabulary)
+        row = translation(text, target, self._vocabulary, length=self._length)
         return {**row, **self._mask(row["tokens"], rng, valid=row["positions"] >= 0)}
 
 

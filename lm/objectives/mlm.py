@@ -1,4 +1,4 @@
-"""Masked language modelling, with or without pairs of sentences (BERT, RoBERTa, ALBERT's pairs)."""
+"""Masked language modelling, with or without pairs (BERT, RoBERTa, ALBERT's pairs, XLM's)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from lm.model import build_model
 from lm.objectives.base import Term
 from lm.objectives.common import encoder_hidden, heaviest, valid_tokens
 from lm.objectives.cross_entropy import CrossEntropy
-from lm.objectives.masking import MaskedRows, most_predictions
+from lm.objectives.masking import MaskedRows, TranslationRows, most_predictions
 from lm.types import Batch, Key, Params
 
 
 class MaskedLMObjective:
-    """Cross-entropy of the masked tokens (Devlin et al. 2019). A batch is what `MaskedRows` makes,
-    [B, ...]. Terms, besides those of `CrossEntropy`:
+    """Cross-entropy of the masked tokens (Devlin et al. 2019). A batch is what `MaskedRows` or
+    `TranslationRows` make, [B, ...]. Terms, besides those of `CrossEntropy`, where pairs are of one
+    document:
 
         pair_loss       cross-entropy of whether B follows A (class 0: it does, as in the reference)
         pair_accuracy   metric: the likelier answer is right
@@ -32,8 +33,9 @@ class MaskedLMObjective:
         self._cross_entropy = CrossEntropy(model.vocab_size)
 
     def row_maker(self, tokenizer: Tokenizer, sequence_length: int) -> RowMaker:
-        """See `MaskedRows`."""
-        return MaskedRows(self.config, tokenizer, sequence_length, self.model.config.vocab_size)
+        """See `MaskedRows`, and `TranslationRows` for pairs of texts."""
+        rows = TranslationRows if self.config.takes_pairs else MaskedRows
+        return rows(self.config, tokenizer, sequence_length, self.model.config.vocab_size)
 
     def init(self, rng: Key, batch: Batch) -> Params:
         """Initial parameters, with their logical axis names."""
@@ -51,7 +53,7 @@ class MaskedLMObjective:
             return self.model.apply({"params": params}, hidden, method="logits")
 
         terms = self._cross_entropy.terms(logits_of, chosen, targets, weights, train=train)
-        if self.config.pairs != "none":
+        if self.config.classifies_pairs:
             terms |= self._pair_terms(params, hidden, batch, rng, train)
         return terms
 

@@ -1,4 +1,5 @@
-"""Objectives with a source and a target: span corruption, UL2's mixture, denoising, prefixes."""
+"""Objectives with a source and a target: span corruption, UL2's mixture, denoising, prefixes, and
+pairs of texts."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from lm.config import (
     ModelConfig,
     PrefixLM,
     SequenceToSequence,
+    SourceToTarget,
     SpanCorruption,
 )
 from lm.data.corruption import denoising, seq2seq, spans
@@ -38,7 +40,7 @@ class SequenceObjective:
     prefix_length int32 [B]. Terms: those of `CrossEntropy`.
     """
 
-    def __init__(self, config: SequenceToSequence, model: ModelConfig) -> None:
+    def __init__(self, config: SourceToTarget, model: ModelConfig) -> None:
         self.config = config
         self.model = build_model(model)
         self._joined = model.architecture == "encoder_decoder"
@@ -49,9 +51,12 @@ class SequenceObjective:
         )
 
     def row_maker(self, tokenizer: Tokenizer, sequence_length: int) -> RowMaker:
-        """See `SequenceRows`."""
-        model = self.model.config
-        return SequenceRows(self.config, model, vocabulary_of(tokenizer), sequence_length)
+        """See `SequenceRows`, and `PairRows` for pairs of texts."""
+        vocabulary = vocabulary_of(tokenizer)
+        if isinstance(self.config, SequenceToSequence):
+            target_length = self.config.target_length if self._joined else None
+            return PairRows(vocabulary, sequence_length, target_length, decoder=not self._joined)
+        return SequenceRows(self.config, self.model.config, vocabulary, sequence_length)
 
     def init(self, rng: Key, batch: Batch) -> Params:
         """Initial parameters, with their logical axis names."""
@@ -114,7 +119,7 @@ class SequenceRows:
     lookahead = 0
 
     def __init__(
-        self, config: SequenceToSequence, model: ModelConfig, vocabulary: Vocabulary, length: int
+        self, config: SourceToTarget, model: ModelConfig, vocabulary: Vocabulary, length: int
     ) -> None:
         self._config = config
         self._decoder = model.architecture == "decoder"
@@ -179,3 +184,39 @@ class SequenceRows:
             return denoising.denoise(text, v, rng, c, **given)
         assert isinstance(c, PrefixLM)
         return seq2seq.prefix_lm(text, v, rng, decoder=self._decoder, **given)
+
+
+class PairRows:
+    """A `lm.data.rows.PairMaker`: a text is the source and its target the target, each with what
+    data.add_bos and add_eos put around it. For a decoder both share a row of `length`."""
+
+    lookahead = 0
+
+    def __init__(
+        self, vocabulary: Vocabulary, length: int, target_length: int | None, *, decoder: bool
+    ) -> None:
+        self.positions, self._vocabulary, self._decoder = length, vocabulary, decoder
+        self._target_length = target_length or length
+
+    @property
+    def room(self) -> str:
+        if self._decoder:
+            # The last token of the target is none that the decoder reads.
+            return f"{self.positions + 1} tokens of both"
+        return f"{self.positions} tokens and {self._target_length} of the target"
+
+    def fit(self, texts: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self._decoder:
+            return seq2seq.shared_room(texts, targets, self.positions + 1)
+        return np.minimum(texts, self.positions), np.minimum(targets, self._target_length)
+
+    def __call__(
+        self, pieces: list[np.ndarray], rng: np.random.Generator, *, joined: bool, other: Other
+    ) -> Features:
+        v = self._vocabulary
+        source, target = seq2seq.cut_pair(pieces, self.fit, v)
+        if self._decoder:
+            return seq2seq.decoder_row(source, target, v, length=self.positions)
+        return seq2seq.encoder_decoder_row(
+            source, target, v, source_length=self.positions, length=self._target_length
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,15 +12,21 @@ from lm.errors import UserError
 from lm.types import Params
 
 Sums = dict[str, tuple[Any, Any]]
+Ratios = Callable[[Mapping[str, float]], dict[str, float]]
 
 
 def evaluate_split(
-    evaluate: Callable[[Params, Any], Sums], params: Params, batches: Iterator[Any]
+    evaluate: Callable[[Params, Any], Sums],
+    params: Params,
+    batches: Iterator[Any],
+    ratios: Ratios,
 ) -> dict[str, float]:
-    """Means of every term over `batches`, and the number of tokens that "loss" counts.
+    """Means of every term over `batches`, the objective's ratios of them, and the number of tokens
+    that "loss" counts.
 
     Args:
       evaluate: gives a batch's (sum, weight) by term, on the device.
+      ratios: `lm.config.ObjectiveConfig.ratios`.
     """
     totals: Sums | None = None
     for batch in batches:
@@ -31,13 +37,20 @@ def evaluate_split(
         raise UserError("the validation split has no batch to evaluate")
     host = jax.device_get(totals)
     result = {name: float(s) / float(w) if float(w) else 0.0 for name, (s, w) in host.items()}
+    result |= ratios(result)
     if "loss" in host:
         result["tokens"] = int(host["loss"][1])
     return result
 
 
 def evaluate_all(
-    mapped: Any, params: Params, dataset: Dataset, *, batch_size: int, limit: int | None
+    mapped: Any,
+    params: Params,
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    limit: int | None,
+    ratios: Ratios,
 ) -> dict[str, dict[str, float]]:
     """Metrics of every validation split, by its name in the config; `limit` is batches a split."""
     results = {}
@@ -49,5 +62,5 @@ def evaluate_all(
             process_count=jax.process_count(),
         )
         placed = (mapped.put_evaluation(batch) for batch in batches)
-        results[name] = evaluate_split(mapped.evaluate, params, placed)
+        results[name] = evaluate_split(mapped.evaluate, params, placed, ratios)
     return results

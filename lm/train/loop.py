@@ -214,7 +214,8 @@ class _Loop:
 
     def _evaluate(self, state: PyTree, step: int) -> dict[str, dict[str, float]]:
         session = self.session
-        settings = session.config.evaluation
+        settings, objective = session.config.evaluation, session.config.objective
+        assert objective is not None
         rows = settings.batch_size
         results = evaluate_all(
             session.mapped,
@@ -222,6 +223,7 @@ class _Loop:
             session.dataset,
             batch_size=session.config.train.batch_size if rows is None else rows,
             limit=settings.batches,
+            ratios=objective.ratios,
         )
         for name, metrics in results.items():
             shown = ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "tokens")

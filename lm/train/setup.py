@@ -72,9 +72,16 @@ def open_dataset(
 
 
 def train(
-    config: Config, workdir: Path, *, data_root: Path, cache_dir: Path, command: list[str]
+    config: Config,
+    workdir: Path,
+    *,
+    data_root: Path,
+    cache_dir: Path,
+    command: list[str],
+    around: Callable[[loop.Session], loop.Session] = lambda session: session,
 ) -> int:
-    """Trains, or goes on training, the run in `workdir`; returns the exit status.
+    """Trains, or goes on training, the run in `workdir`; returns the exit status. `around` puts
+    something around what the loop works with: a benchmark its clock.
 
     Raises:
       UserError: bad data, a damaged workdir, a full disk, a loss that is not finite.
@@ -91,7 +98,7 @@ def train(
             tokenizer = load_tokenizer(workdir / TOKENIZER)
         objective = build_objective(config.objective, config.model)
         dataset = open_dataset(config, objective, data_root, cache_dir, tokenizer)
-        session = _session(config, workdir, objective, dataset)
+        session = around(_session(config, workdir, objective, dataset))
         # Everything that can be wrong with the config or the data has been by now.
         write_config(workdir, config)
         if tokenizer is None:

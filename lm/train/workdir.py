@@ -34,6 +34,8 @@ from lm.types import Params
 
 CONFIG, MANIFEST, METRICS = "config.json", "manifest.json", "metrics.jsonl"
 TOKENIZER, CHECKPOINTS = "tokenizer", "checkpoints"
+# What `lm evaluate` found at a step: <step>.json.
+EVALUATIONS = "eval"
 # Where a converted model is from: a workdir that has it holds no training run.
 CONVERTED = "convert.json"
 

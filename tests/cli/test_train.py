@@ -70,14 +70,21 @@ def test_a_run_from_start_to_end(workdir: Path, run_lm, capsys: pytest.CaptureFi
     assert summary["parameters"] == sum(int(np.prod(r["shape"])) for r in summary["table"])
     assert all(len(digest) == 64 for digest in summary["digests"].values())
 
-    done = run_lm("evaluate", f"--workdir={workdir}")
+    done = run_lm("evaluate", f"--workdir={workdir}", "--baseline")
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
+    assert json.loads((workdir / "eval/4.json").read_text()) == measured
     assert measured["step"] == 4
     split = measured["splits"]["embedded"]
     assert split["perplexity"] == pytest.approx(np.exp(split["loss"]))
     # Bytes as tokens, and all but the first of them predicted.
     assert split["bits_per_byte"] == pytest.approx(split["loss"] / np.log(2), rel=0.02)
+    # English letters by their frequency, and spaces as the most frequent.
+    assert 3.0 < split["baseline"]["loss"] < 3.6 and 0.1 < split["baseline"]["accuracy"] < 0.35
+    # It stays in the folder when it is not asked for again.
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+    assert "baseline" not in json.loads(capsys.readouterr().out)["splits"]["embedded"]
+    assert json.loads((workdir / "eval/4.json").read_text()) == measured
 
 
 def test_evaluate_is_the_loops_evaluation(

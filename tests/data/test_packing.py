@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm.data.packing import BinPlan, Piece, StreamPlan, first_fit
+from lm.data.packing import BinPlan, PairPlan, Piece, StreamPlan, first_fit
 from lm.errors import UserError
 
 # Documents empty, of one token, longer than several rows.
@@ -207,3 +207,46 @@ def test_first_fit_fills_rows() -> None:
     held = np.bincount(rows, sizes)
     assert held.max() <= 256
     assert held.mean() / 256 > 0.98
+
+
+# Texts and targets of 3 + 4, 9 + 2, 5 + 5, 1 + 11 and 2 + 2 tokens.
+PAIRED = np.array([3, 4, 9, 2, 5, 5, 1, 11, 2, 2])
+
+
+def pair_plan(**settings: Any) -> PairPlan:
+    def fit(texts: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.minimum(texts, 6), np.minimum(targets, 8)
+
+    defaults = {"fit": fit, "room": "6 and 8", "too_long": "cut", "shuffle": True, "seed": (0, 7)}
+    return PairPlan(PAIRED, **{**defaults, **settings})
+
+
+@pytest.mark.parametrize("too_long", ["cut", "drop"])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_pair_is_a_row_whole(too_long: Any, shuffle: bool) -> None:
+    plan = pair_plan(too_long=too_long, shuffle=shuffle)
+    kept = [0, 1, 2, 3, 4] if too_long == "cut" else [0, 2, 4]
+    expected = [
+        [Piece(2 * n, 0, int(PAIRED[2 * n])), Piece(2 * n + 1, 0, int(PAIRED[2 * n + 1]))]
+        for n in kept
+    ]
+    epochs = [epoch_rows(plan, epoch) for epoch in range(6)]
+    assert all(sorted(rows) == expected for rows in epochs)
+    assert all(rows == expected for rows in epochs) != shuffle
+    assert (plan.rows, plan.joined) == (len(kept), False)
+    assert (plan.num_cut, plan.num_dropped) == ((2, 0) if too_long == "cut" else (0, 2))
+    assert plan.positions == (38 if too_long == "cut" else 21)
+    assert plan.positions + plan.left_out == 44 and plan.longest == (9, 2)
+
+
+def test_pairs_that_do_not_fit() -> None:
+    message = r"2 of 5 pairs do not fit a row, which holds 6 and 8; the longest has 9 tokens and 2 "
+    with pytest.raises(UserError, match=message + r".*sequence_length, or set data.too_long"):
+        pair_plan(too_long="error")
+
+    def none(texts: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return texts * 0, targets * 0
+
+    with pytest.raises(UserError, match="none of the 5 pairs fits a row, which holds 6 and 8"):
+        pair_plan(too_long="drop", fit=none)
+    assert pair_plan(too_long="error", fit=lambda texts, targets: (texts, targets)).num_cut == 0

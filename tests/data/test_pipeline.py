@@ -350,3 +350,76 @@ def test_errors(root: Path) -> None:
         dataset(root, sequence_length=4096)
     with pytest.raises(ConfigError, match=r"^data\.train\.books: the source names no files"):
         dataset(root, train={"books": TextFiles()})
+
+
+class Pair:
+    """A maker of rows of 6 tokens and 8 of the target."""
+
+    positions, lookahead, room = 14, 0, "6 tokens and 8"
+
+    def fit(self, texts: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.minimum(texts, 6), np.minimum(targets, 8)
+
+    def __call__(
+        self, pieces: list[np.ndarray], rng: np.random.Generator, *, joined: bool, other: Any
+    ) -> dict[str, np.ndarray]:
+        text, target = pieces
+        assert not joined
+        return {"text": np.resize(text[:6], 6), "target": np.resize(target[:8], 8)}
+
+
+def paired(root: Path, too_long: Any, *, maker: Any = None, **settings: Any) -> Dataset:
+    texts = {"a.en": "one\nfour\ntwelve\nI", "a.de": "eins\nvier\nzwölf\nich"}
+    for name, text in texts.items():
+        (root / name).write_text(text)
+    source = TextFiles(paths=("a.en",), target_paths=("a.de",), document="line")
+    given: dict[str, Any] = {"train": {"a": source}, "validation": {"a": source}, "packing": "none"}
+    given |= {"tokenizer": ByteTokenizer(), "too_long": too_long, **settings}
+    config = DataConfig(sequence_length=14, **given)
+    return prepare_dataset(
+        config, vocab_size=None, seed=0, data_root=root, cache_dir=root / "cache",
+        make_rows=lambda tokenizer: maker or Pair(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("too_long", "rows"), [("cut", 4), ("drop", 3)])
+def test_pairs_of_texts(
+    too_long: str, rows: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = paired(tmp_path, too_long)
+    what = "cut" if too_long == "cut" else "dropped"
+    notes = capsys.readouterr().err
+    for split in ("train", "validation"):
+        # With its end, "twelve" has 7 tokens.
+        note = f"note: data.{split}.a: 1 of 4 pairs are longer than a row and are {what} (data.too"
+        assert note in notes
+        report = data.report[split]["a"]
+        assert report["rows"] == rows and report["documents"] == 4
+        assert report["pairs_cut"] + report["pairs_dropped"] == 1 == report[f"pairs_{what}"]
+    (batch,) = data.validation["a"].batches(rows)
+    assert data.validation["a"].bytes is None
+    assert paired(tmp_path, too_long, add_bos=True).validation["a"].bytes is None
+    assert bytes(batch["text"][0][:3].astype(np.uint8)) == b"one"
+    assert bytes(batch["target"][1][:4].astype(np.uint8)) == b"vier"
+    drawn = data.batch(0, rows)["text"]
+    assert sorted(drawn[:, 0].tolist()) == sorted(batch["text"][:, 0].tolist())
+
+
+def test_pairs_that_are_too_long_are_an_error_that_names_the_source(tmp_path: Path) -> None:
+    message = r"data.train.a: 1 of 4 pairs do not fit a row, which holds 6 tokens and 8; .* 7 tok"
+    with pytest.raises(UserError, match=message):
+        paired(tmp_path, "error")
+
+
+def test_pairs_and_makers_that_do_not_go_together(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="data.train.a: the source has targets"):
+        paired(tmp_path, "cut", maker=make_rows(ByteTokenizer()))  # type: ignore[arg-type]
+    plain = {"a": TextFiles(paths=("a.en",), document="line")}
+    with pytest.raises(ConfigError, match="data.train.a: the objective takes pairs of texts"):
+        paired(tmp_path, "cut", train=plain)
+
+
+def test_a_tokenizer_is_trained_on_both_texts(tmp_path: Path) -> None:
+    data = paired(tmp_path, "cut", tokenizer=CharacterTokenizer(), add_eos=False)
+    pieces = data.tokenizer.pieces(range(data.tokenizer.vocab_size))
+    assert set(pieces) == set("onefourtwelveIeinsvierzwölfich")

@@ -17,6 +17,7 @@ from lm.config import (
 )
 from lm.data.pipeline import Dataset, prepare_dataset
 from lm.data.rows import Aligned
+from lm.data.sources import documents
 
 
 def prepare(example: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -103,3 +104,11 @@ def test_parallel_text(data_root: Path, tmp_path: Path) -> None:
     text = bytes(i for i in data.batch(0, 64)["tokens"].ravel().tolist() if i < 256)
     chinese = sum("\u4e00" <= character <= "\u9fff" for character in text.decode(errors="ignore"))
     assert chinese > 300
+
+
+def test_english_and_chinese_of_one_file(data_root: Path) -> None:
+    source = TsvFiles(paths=("pydocs_en_zh/pydocs_en_zh.tsv.gz",), column=1, target_column=2)
+    found = list(documents(source, data_root))
+    assert len(found) == 52_726
+    assert found[3] == {"text": "Many thanks go to:", "target": "特别鸣谢："}
+    assert all(document["text"] and document["target"] for document in found)

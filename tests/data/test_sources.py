@@ -65,6 +65,58 @@ def test_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert source_fingerprint(Embedded(), tmp_path) != before
 
 
+def lines(paths: tuple[str, ...], target_paths: tuple[str, ...]) -> TextFiles:
+    return TextFiles(paths=paths, target_paths=target_paths, document="line")
+
+
+def pairs(source: Source, root: Path) -> list[tuple[str, ...]]:
+    found = list(documents(source, root))
+    assert all(list(document) == ["text", "target"] for document in found)
+    return [tuple(document.values()) for document in found]
+
+
+def test_lines_and_their_targets_file_by_file(tmp_path: Path) -> None:
+    for name, text in (("b.en", "one\n\nthree"), ("a.en", "four"), ("a.de", "vier\r\n")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "b.de.gz").write_bytes(gzip.compress(b"eins\nzwei\ndrei\n"))
+    found = pairs(lines(("*.en",), ("a.de", "b.de.gz")), tmp_path)
+    # Cleaning drops (and counts) the pair with an empty text.
+    assert found == [("four", "vier"), ("one", "eins"), ("", "zwei"), ("three", "drei")]
+
+
+def test_targets_of_tsv_and_jsonl(tmp_path: Path) -> None:
+    rows = "about.po\tWelcome\t欢迎\nabout.po\tThanks\t鸣谢\n"
+    (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(rows.encode()))
+    expected = [("Welcome", "欢迎"), ("Thanks", "鸣谢")]
+    given = {"column": 1, "target_column": 2}
+    assert pairs(TsvFiles(paths=("a.tsv.gz",), **given), tmp_path) == expected
+    (tmp_path / "b.tsv").write_text("file\ten\tzh\n" + rows)
+    named = {"column": "zh", "target_column": 1, "header": True}
+    found = pairs(TsvFiles(paths=("b.tsv",), **named), tmp_path)
+    assert found == [(zh, en) for en, zh in expected]
+    objects = [{"document": "long", "summary": "short", "n": 1}, {"summary": "s", "document": "d"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    source = JsonlFiles(paths=("a.jsonl",), field="document", target_field="summary")
+    assert pairs(source, tmp_path) == [("long", "short"), ("d", "s")]
+
+
+def test_embedded_lines_and_the_next_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "texts", lambda: iter(["one\n\ntwo\nthree\n", "alone\n"]))
+    assert pairs(Embedded(pairs=True), tmp_path) == [("one", "two"), ("two", "three")]
+
+
+def test_the_fingerprint_tells_texts_from_targets(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+
+    def of(paths: tuple[str, ...], target_paths: tuple[str, ...] = ()) -> str:
+        return source_fingerprint(lines(paths, target_paths), tmp_path)
+
+    found = {of(("a",)), of(("a",), ("b",)), of(("b",), ("a",)), of(("a",), ("c",)), of(("a", "b"))}
+    assert len(found) == 5
+    assert of(("a",), ("[b]",)) == of(("a",), ("b",))
+
+
 BROKEN: list[tuple[dict[str, bytes], Source, str]] = [
     ({}, TextFiles(paths=("corpus/*.txt",)), r"no file matches 'corpus/\*.txt' below the data root "
      r"\S+\n.*--data_root=FOLDER.*LM_DATA(.|\n)*'embedded' needs no files"),
@@ -103,6 +155,19 @@ BROKEN: list[tuple[dict[str, bytes], Source, str]] = [
      r"a.t:2 has no column 1: 1 tab-separated columns there"),
     ({"a.t": b"id\ttext\n"}, TsvFiles(paths=("a.t",), column="txt", header=True),
      r"a.t:1 has no column 'txt'; did you mean 'text'\?$"),
+    ({"a.t": b"a\tb\tc\na\tb\n"}, TsvFiles(paths=("a.t",), target_column=2),
+     r"a.t:2 has no column 2: 2 tab-separated columns there"),
+    ({"a.t": b"a\tb\n"}, TsvFiles(paths=("a.t",), column=0, target_column="de", header=True),
+     r"a.t:1 has no column 'de'; known: a, b$"),
+    ({"a.j": b'{"text": "a"}'}, JsonlFiles(paths=("a.j",), target_field="de"),
+     r"a.j:1 has no field 'de'; known: text$"),
+    ({"a.en": b"1\n2\n3\n", "a.de": b"1\n2"}, lines(("a.en",), ("a.de",)),
+     r"a.en has 3 lines and \S*a.de, which should have their targets, 2: line n"),
+    ({"a.en": b"1\n", "a.de": b"1\n2\n3\n"}, lines(("a.en",), ("a.de",)),
+     r"a.en has 1 lines and \S*a.de, which should have their targets, 3: line n"),
+    ({"a.en": b"1\n", "b.en": b"1\n", "a.de": b"1\n2\n"}, lines(("*.en",), ("a.de",)),
+     r"paths are 2 files and target_paths 1, .*: a.en, b.en against a.de$"),
+    ({"a.en": b"1\n"}, lines(("a.en",), ("*.de",)), r"no file matches '\*.de' below"),
 ]  # fmt: skip
 
 

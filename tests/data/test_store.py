@@ -262,8 +262,25 @@ def test_nothing_is_said_on_stdout(
     assert capfd.readouterr().out == ""
 
 
-def test_a_document_of_fields_is_not_cut(tmp_path: Path) -> None:
-    pair = {"source": "abcd", "target": "efgh"}
-    assert store._cut(pair, 0, 8, 8, tmp_path) == pair
-    with pytest.raises(UserError, match="edge falls inside a document of several fields"):
-        store._cut(pair, 0, 5, 8, tmp_path)
+def test_pairs_are_whole_wherever_a_fraction_ends(root: Path, tmp_path: Path) -> None:
+    """Each is of the part in which it begins, and cleaning is of both."""
+    (root / "a.en").write_text("one\n\ntwo\x00 and more\none\nfour")
+    (root / "a.de").write_text("eins\nzwei\nzwei und mehr\neins\nvier")
+    clean = CleanConfig("none", "remove", True)
+    source = TextFiles(paths=("a.en",), target_paths=("a.de",), document="line", clean=clean)
+    documents = document_store(source, root, tmp_path / "cache")
+    whole = [
+        {"text": "one", "target": "eins"},
+        {"text": "two and more", "target": "zwei und mehr"},
+        {"text": "four", "target": "vier"},
+    ]
+    assert list(documents.slice(0.0, 1.0)) == whole and documents.fields == ["text", "target"]
+    assert documents.report["empty"] == documents.report["duplicates"] == 1
+    assert documents.report["control_characters_removed"] == 1
+    total, begins = 40, (0, 7, 32)
+    assert documents.report["characters"] == total
+    for cut in range(1, total):
+        at = (cut + 0.5) / total
+        first, second = list(documents.slice(0.0, at)), list(documents.slice(at, 1.0))
+        assert first + second == whole and len(first) == sum(begin < cut for begin in begins)
+    assert list(documents.slice(0.21, 0.79)) == []

@@ -25,6 +25,7 @@ from lm.config import (
     SentencePieceTokenizer,
     TokenizerConfig,
     WordPieceTokenizer,
+    WordsTokenizer,
 )
 from lm.data.tokenizer import (
     METADATA,
@@ -48,6 +49,7 @@ TEXTS = [
 CONFIGS: dict[str, TokenizerConfig] = {
     "byte": ByteTokenizer(),
     "character": CharacterTokenizer(),
+    "words": WordsTokenizer(),
     "bpe": BPETokenizer(vocab_size=400),
     "wordpiece": WordPieceTokenizer(vocab_size=150),
     "unigram": SentencePieceTokenizer(vocab_size=350),
@@ -346,10 +348,10 @@ def test_sentencepiece_decodes_like_its_library(
 
 TRAIN = """
 import json, sys
-from lm.config import BPETokenizer, SentencePieceTokenizer, WordPieceTokenizer
+from lm.config import BPETokenizer, SentencePieceTokenizer, WordPieceTokenizer, WordsTokenizer
 from lm.data.tokenizer import train_tokenizer
 texts = json.loads(sys.stdin.read())
-for config in (BPETokenizer(vocab_size=400), WordPieceTokenizer(vocab_size=150),
+for config in (WordsTokenizer(), BPETokenizer(vocab_size=400), WordPieceTokenizer(vocab_size=150),
                SentencePieceTokenizer(vocab_size=350),
                SentencePieceTokenizer(vocab_size=350, model_type="bpe")):
     print(train_tokenizer(config, lambda: iter(texts)).fingerprint)
@@ -669,3 +671,33 @@ def test_duplicate_line_in_vocab_txt(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\na\nb\na\n")
     with pytest.raises(UserError, match="the token 'a' is there twice"):
         load_any(tmp_path)
+
+
+def test_words() -> None:
+    texts = ["b a@@ b <pad>", "a@@  b\tc", "é"]
+    tokenizer = train_tokenizer(WordsTokenizer(), lambda: iter(texts))
+    special = ["<pad>", "<bos>", "<eos>", "<unk>"]
+    # By their counts, then by code points; a special token's spelling is a word like others.
+    assert tokenizer.pieces(range(9)) == [*special, "b", "a@@", "<pad>", "c", "é"]
+    assert tokenizer.vocab_size == 9
+    assert tokenizer.encode(" é\n<pad>  <eos> b ") == [8, 6, 3, 4]
+    assert tokenizer.decode([1, 8, 6, 3, 4, 2, 0]) == "é <pad> <unk> b"
+    stream = stream_decoder(tokenizer)
+    assert [stream.push(i) for i in (1, 5, 4, 2)] == ["", "a@@", " b", ""]
+    smaller = train_tokenizer(WordsTokenizer(vocab_size=6), lambda: iter(texts))
+    assert smaller.pieces([4, 5]) == ["b", "a@@"] and smaller.encode("c a@@") == [3, 5]
+
+
+@pytest.mark.parametrize("size", [4, 10])
+def test_words_that_there_are_not(size: int) -> None:
+    message = f"have 5 words, .* are 9 tokens: vocab_size must be from 5 to 9, not {size}"
+    with pytest.raises(ConfigError, match=message):
+        train_tokenizer(WordsTokenizer(vocab_size=size), lambda: iter(["a b c d e"]))
+
+
+@pytest.mark.parametrize("contents", ['{"a": 1}', '["a b"]', '["a", "a"]', '[""]', "[1]"])
+def test_a_damaged_list_of_words(contents: str, tmp_path: Path) -> None:
+    (tmp_path / "words.json").write_text(contents)
+    config = WordsTokenizer(path="words.json")
+    with pytest.raises(UserError, match="is not a JSON list of different words"):
+        build_tokenizer(config, data_root=tmp_path, cache_dir=tmp_path)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm.config import ByteTokenizer, CharacterTokenizer, TextFiles
+from lm.config import ByteTokenizer, CharacterTokenizer, TextFiles, TsvFiles
 from lm.data import tokens
 from lm.data.store import DocumentStore, document_store
 from lm.data.tokenizer import Tokenizer, build_tokenizer
@@ -180,3 +180,18 @@ def test_errors(documents: DocumentStore, tmp_path: Path) -> None:
         UserError, match=r"'lines' is empty in its fraction .* 20 characters in all"
     ):
         make(documents, byte_tokenizer(tmp_path), tmp_path, fraction=(0.0, 0.01))
+
+
+def test_targets_stand_beside_their_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("one\t春天\nfour\t5\n")
+    source = TsvFiles(paths=("a.tsv",), column=0, target_column=1)
+    documents = document_store(source, tmp_path, tmp_path / "cache")
+    assert list(tokens.texts(documents, (0.0, 1.0))) == ["one", "春天", "four", "5"]
+    store = make(documents, byte_tokenizer(tmp_path), tmp_path, add_bos=True, add_eos=True)
+    assert store.fields == ["text", "target"] and len(store) == 2
+    for number, text in enumerate(["one", "春天", "four", "5"]):
+        ids = store.tokens[store.offsets[number] : store.offsets[number + 1]].tolist()
+        assert ids == [257, *text.encode(), 258]
+    assert store.report() == {
+        "documents": 2, "characters": 10, "bytes": 14, "tokens": 22, "target_tokens": 11
+    }  # fmt: skip

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.model.layers import ACTIVATIONS, Embedding, FeedForward, normalise
+from lm.model.layers import ACTIVATIONS, MANY_ROWS, Embedding, FeedForward, normalise, product
 
 POINTS = np.array([-3.0, -1.0, -0.1, 0.0, 0.5, 2.0])
 
@@ -44,6 +44,43 @@ def test_activation_formula(name: str) -> None:
     expected = [FORMULAS[name](x) for x in POINTS]
     np.testing.assert_allclose(function(jnp.asarray(POINTS)), expected, rtol=1e-5, atol=1e-6)
     assert gated == ("glu" in name)
+
+
+def test_gelu_and_its_written_gradient() -> None:
+    """To a few float32 roundings of the largest; into the tails, where a gradient is nearly 0."""
+    x = np.linspace(-9, 9, 181)
+    exact = ACTIVATIONS["gelu"][0]
+    slopes = jax.vmap(jax.grad(exact))(jnp.asarray(x, jnp.float32))
+    cdf = np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in x])
+    expected = cdf + x * np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
+    np.testing.assert_allclose(slopes, expected, atol=1e-6)
+    np.testing.assert_allclose(exact(jnp.asarray(x, jnp.float32)), x * cdf, atol=2e-6)
+    # In bfloat16 to its own rounding, as everything between is float32.
+    short = jnp.asarray(x, jnp.bfloat16)
+    wide = np.asarray(short, np.float64)
+    y = np.array([z * 0.5 * math.erfc(-z / math.sqrt(2)) for z in wide])
+    np.testing.assert_allclose(exact(short).astype(jnp.float32), y, rtol=2**-8, atol=2e-6)
+    assert jax.grad(exact)(jnp.asarray(-3.0, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("rows", [(MANY_ROWS // 8, 8), (3, MANY_ROWS), (2, 3)], ids=str)
+@pytest.mark.parametrize(("inputs", "outputs"), [((6,), (5,)), ((6,), (2, 4)), ((2, 3), (5,))])
+def test_a_product_over_some_axes_and_its_gradient(
+    rows: tuple[int, ...], inputs: tuple[int, ...], outputs: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    x, kernel, seed = (
+        rng.normal(size=s) for s in (rows + inputs, inputs + outputs, rows + outputs)
+    )
+    single = [jnp.asarray(a, jnp.float32) for a in (x, kernel, seed)]
+    y, back = jax.vjp(lambda x, kernel: product(x, kernel, len(inputs)), *single[:2])
+    to_x, to_kernel = back(single[2])
+    count, axes = len(inputs), tuple(range(len(rows)))
+    np.testing.assert_allclose(y, np.tensordot(x, kernel, count), atol=1e-4)
+    last = tuple(range(-len(outputs), 0))
+    np.testing.assert_allclose(to_x, np.tensordot(seed, kernel, (last, last)), atol=1e-4)
+    # Of up to 768 rows: sums of some 30, to a few float32 roundings.
+    np.testing.assert_allclose(to_kernel, np.tensordot(x, seed, (axes, axes)), atol=1e-4)
 
 
 def test_feed_forward_gates_with_the_activation(tiny: Any) -> None:

@@ -25,6 +25,7 @@ from lm.config import (
     PrefixLM,
     ReplacedTokens,
     Rotary,
+    SequenceToSequence,
     SpanCorruption,
     T5Relative,
     XLNetRelative,
@@ -95,11 +96,16 @@ CASES: dict[str, tuple[Any, ModelConfig]] = {
     "bart": (Denoising(), JOINED),
     "prefix": (PrefixLM(), JOINED),
     "prefix decoder": (PrefixLM(), DECODER),
+    "translation": (MaskedLM(pairs="translation"), ENCODER),
+    "texts": (SequenceToSequence(target_length=15), JOINED),
+    "texts decoder": (SequenceToSequence(), DECODER),
     "permutation": (PermutationLM(num_predict=6), TWO_STREAM),
 }
 # Those whose rows may hold several texts.
 PACKED = ("causal", "masked", "replaced", "all originals")
 PAIRS = ("next sentence", "sentence order")
+# Those whose rows are a document and its target.
+TARGETS = ("translation", "texts", "texts decoder")
 
 
 def case(name: str) -> Any:
@@ -110,6 +116,11 @@ def case(name: str) -> Any:
 def distinct(n: int, seed: int) -> np.ndarray:
     """n different bytes."""
     return np.random.default_rng(seed).permutation(256)[:n].astype(np.int32)
+
+
+def pieces_of(objective: Any, text: np.ndarray) -> list[np.ndarray]:
+    """What a row is made of: one text, or, where it is to be a text and its target, its halves."""
+    return np.split(text, [len(text) // 2]) if objective.config.takes_pairs else [text]
 
 
 def rows(
@@ -134,7 +145,7 @@ def rows(
             return distinct(most, int(rng.integers(2**31)))
 
         rng = np.random.default_rng([seed, number])
-        found.append(make([text], rng, joined=joined, other=other))
+        found.append(make(pieces_of(objective, text), rng, joined=joined, other=other))
     return found
 
 

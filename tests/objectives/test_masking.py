@@ -13,7 +13,7 @@ import pytest
 from lm.config import MaskedLM, ReplacedTokens
 from lm.data.tokenizers.simple import Characters
 from lm.errors import ConfigError
-from lm.objectives.masking import MaskedRows, most_predictions
+from lm.objectives.masking import MaskedRows, TranslationRows, most_predictions
 from tests.objectives.cases import GENERATOR, LENGTH, TOKENIZER, VOCAB
 
 CONFIGS: dict[str, Any] = {
@@ -170,10 +170,8 @@ def test_a_mask_token_is_made_above_the_tokenizers() -> None:
 @pytest.mark.parametrize(
     ("config", "length", "pieces", "joined", "message"),
     [
-        (MaskedLM(wrap=True), 8, 2, False, "objective.wrap is for rows of one text"),
-        (MaskedLM(pairs="next_sentence"), 8, 1, True, "set data.packing='none'"),
+        (MaskedLM(wrap=True), 8, 2, False, "takes a row for one text"),
         (MaskedLM(pairs="next_sentence"), 8, 2, False, "set data.packing='none'"),
-        (MaskedLM(pairs="sentence_order"), 8, 1, True, "'sentence_order' needs a document a row"),
         (MaskedLM(pairs="sentence_order"), 4, 1, False, "a length of at least 5, not 4"),
         (MaskedLM(wrap=True), 2, 1, True, "data.sequence_length=2 leaves no room"),
         (MaskedLM(), 1, 1, True, "data.sequence_length=1 leaves no room"),
@@ -192,3 +190,30 @@ def test_rows_that_cannot_be_made(
 def test_ends_are_needed(config: MaskedLM) -> None:
     with pytest.raises(ConfigError, match=r"objective\.wrap or objective\.pairs needs a bos token"):
         MaskedRows(config, Characters("abc"), LENGTH, VOCAB)
+
+
+def test_both_sides_of_a_translation_are_masked_over_100k_tokens() -> None:
+    """At the paper's 15 % and 80/10/10 (section 3.2) on either side, and no special token."""
+    make = TranslationRows(MaskedLM(pairs="translation"), TOKENIZER, 128, VOCAB)
+    rng = np.random.default_rng(0)
+    made, ends = [], (TOKENIZER.bos_id, TOKENIZER.eos_id)
+    for number in range(1300):
+        sizes = rng.integers(20, 63, size=2)
+        pieces = [np.array([ends[0], *rng.integers(0, 256, n), ends[1]], np.int32) for n in sizes]
+        made.append(make(pieces, np.random.default_rng(number), joined=False, other=other))
+    row = {name: np.stack([row[name] for row in made]) for name in made[0]}
+    real, chosen = row["positions"] >= 0, row["weights"] > 0
+    assert real.sum() > 100_000
+    special = row["targets"] >= 256
+    assert not chosen[special].any() and not chosen[~real].any()
+    for side in (0, 1):
+        mine = real & (row["token_types"] == side)
+        count = int((mine & ~special).sum())
+        # Special tokens count towards the rate, and are not chosen.
+        share = 0.15 * mine.sum() / count
+        assert abs((chosen & mine).sum() / count - share) < 5 * np.sqrt(share * 0.85 / count)
+        of = row["tokens"][chosen & mine], row["targets"][chosen & mine]
+        masked = (of[0] == TOKENIZER.vocab_size).mean()
+        kept = (of[0] == of[1]).mean()
+        error = 5 * np.sqrt(0.8 * 0.2 / len(of[0]))
+        assert abs(masked - 0.8) < error and abs(kept - 0.1 - 0.1 / 256) < error

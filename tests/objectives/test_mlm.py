@@ -59,6 +59,38 @@ def test_masked_tokens_are_not_seen(selection: str) -> None:
     assert (seen[targets[weights > 0]] > 1e-6).all()
 
 
+def test_a_translation_s_masked_tokens_are_not_seen_and_the_rest_is_on_both_sides() -> None:
+    config = MaskedLM(pairs="translation", rate=0.3, mask_share=1.0, random_share=0.0)
+    objective = build_objective(config, UNTIED)
+    batch = batch_of(objective, (24,))
+    params = params_of(objective, batch)
+    (targets,), (weights,), (types,) = (batch[k] for k in ("targets", "weights", "token_types"))
+    assert types.tolist() == [0] * 12 + [1] * 12
+    for side in (0, 1):
+        mine = weights * (types == side)
+        assert 0 < mine.sum() < 7
+        found = read(objective, params, batch, mine[None])
+        assert not found[targets[weights > 0]].any()
+        # What is left of either text.
+        assert (found[targets[weights == 0]] > 1e-6).all() and found[MASK] > 1e-6
+
+
+def test_positions_begin_again_and_say_what_is_padding() -> None:
+    """A row as its parts: equal numbers in either text have the same place."""
+    objective = case("translation")
+    (row,) = (batch_of(objective, (13,), seed=4),)
+    assert row["positions"][0].tolist() == [*range(6), *range(7), *[-1] * 11]
+    params = params_of(objective, row)
+    table = params["position_embedding"]["embedding"] if "position_embedding" in params else None
+
+    def loss(table: Any) -> Any:
+        given = {**params, "position_embedding": {"embedding": table}}
+        return objective.loss(given, on_device(row), None, train=False)["loss"].sum
+
+    read = np.abs(np.asarray(jax.grad(loss)(table))).max(-1) > 1e-7
+    assert read.tolist() == [True] * 7 + [False] * (LENGTH - 7)
+
+
 def logits_of(objective: Any, params: Any, batch: Any) -> np.ndarray:
     given = {
         k: batch[k] for k in ("tokens", "positions", "segment_ids", "token_types") if k in batch

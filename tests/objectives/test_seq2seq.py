@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.config import Denoising, MixtureOfDenoisers, PrefixLM, SpanCorruption
+from lm.config import (
+    Denoising,
+    MixtureOfDenoisers,
+    PrefixLM,
+    SequenceToSequence,
+    SpanCorruption,
+)
 from lm.errors import ConfigError
 from lm.model import Mask
 from lm.objectives import build_objective
@@ -105,15 +111,19 @@ def read_per_place(objective: Any, params: Any, batch: Any) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(read))(jnp.eye(count)))
 
 
-@pytest.mark.parametrize("name", ["spans", "bart", "prefix", "prefix decoder"])
+@pytest.mark.parametrize(
+    "name", ["spans", "bart", "prefix", "prefix decoder", "texts", "texts decoder"]
+)
 def test_targets_see_the_source_and_the_targets_before_them(name: str) -> None:
     config = {
         "spans": SpanCorruption(density=0.4, mean_length=2.0),
         "bart": Denoising(permute_sentences=False),
         "prefix": PrefixLM(),
         "prefix decoder": PrefixLM(),
+        "texts": SequenceToSequence(),
+        "texts decoder": SequenceToSequence(),
     }[name]
-    model = DECODER if name == "prefix decoder" else JOINED
+    model = DECODER if name.endswith("decoder") else JOINED
     model = dataclasses.replace(model, num_layers=2, tie_embeddings=False)
     objective = build_objective(config, model)
     batch = batch_of(objective, (19,), seed=3)
@@ -122,13 +132,15 @@ def test_targets_see_the_source_and_the_targets_before_them(name: str) -> None:
     targets = batch["targets"][0]
     count = int(batch["weights"][0].sum())
     places = np.flatnonzero(batch["weights"][0])
-    if name == "prefix decoder":
-        prefix = int(batch["prefix_length"][0])
+    if name.endswith("decoder"):
+        prefix, end = int(batch["prefix_length"][0]), int((batch["positions"][0] >= 0).sum())
         source = batch["tokens"][0][:prefix]
-        assert places.tolist() == list(range(prefix - 1, 19))
+        # The prefix LM adds an end of its own.
+        assert end == (19 if name == "prefix decoder" else 18)
+        assert places.tolist() == list(range(prefix - 1, end))
         # It sees itself both ways, and nothing of what follows.
         assert seen[:prefix][:, source].all()
-        assert not seen[:prefix][:, np.setdiff1d(batch["tokens"][0][:19], source)].any()
+        assert not seen[:prefix][:, np.setdiff1d(batch["tokens"][0][:end], source)].any()
     else:
         source = batch["source"][0][batch["source_positions"][0] >= 0]
         assert places.tolist() == list(range(count))
@@ -166,6 +178,37 @@ def test_sources_fit_and_padding_weighs_nothing(name: str) -> None:
         assert {k: (x.shape, x.dtype) for k, x in row.items()} == {
             k: (x.shape, x.dtype) for k, x in found[0].items()
         }
+
+
+def pair_rows(model: Any, *sizes: int, **settings: Any) -> dict[str, np.ndarray]:
+    """The row of a source 0, 1, 2 ... and a target 100, 101 ..., an eos after either."""
+    make = build_objective(SequenceToSequence(**settings), model).row_maker(TOKENIZER, 8)
+    texts = (np.arange(begin, begin + n - 1) for begin, n in zip((0, 100), sizes))
+    pieces = [np.append(text, EOS).astype(np.int32) for text in texts]
+    return make(pieces, np.random.default_rng(0), joined=False, other=lambda rng: pieces[0])
+
+
+def test_a_source_and_its_target_literally() -> None:
+    row = pair_rows(JOINED, 4, 3, target_length=5)
+    assert row["source"].tolist() == [0, 1, 2, EOS, 256, 256, 256, 256]
+    assert row["source_positions"].tolist() == [0, 1, 2, 3, -1, -1, -1, -1]
+    assert row["targets"].tolist() == [100, 101, EOS, 256, 256]
+    assert row["weights"].tolist() == [1, 1, 1, 0, 0]
+    row = pair_rows(DECODER, 4, 3)
+    assert row["tokens"].tolist() == [0, 1, 2, EOS, 100, 101, 256, 256]
+    assert row["targets"].tolist() == [1, 2, EOS, 100, 101, EOS, 256, 256]
+    assert row["weights"].tolist() == [0, 0, 0, 1, 1, 1, 0, 0]
+    assert row["prefix_length"] == 4
+
+
+def test_a_pair_that_is_too_long_is_cut_before_its_ends() -> None:
+    row = pair_rows(JOINED, 10, 9, target_length=5)
+    assert row["source"].tolist() == [0, 1, 2, 3, 4, 5, 6, EOS]
+    assert row["targets"].tolist() == [100, 101, 102, 103, EOS]
+    # The longer one gives way, and the last token of a target is none that a decoder reads.
+    row = pair_rows(DECODER, 20, 3)
+    assert row["tokens"].tolist() == [0, 1, 2, 3, 4, EOS, 100, 101]
+    assert row["targets"][-1] == EOS
 
 
 def test_a_mode_token_says_which_denoiser() -> None:

@@ -1,4 +1,5 @@
-"""Two segments of text in a row, and whether the second one follows the first.
+"""Two segments of text in a row: of one document, and whether the second one follows the first; or
+a text and its translation.
 
 The token store knows documents and no sentences, so segments are cut after punctuation that ends a
 sentence where there is some (an abbreviation's full stop too), and between words elsewhere. As in
@@ -92,6 +93,39 @@ def sentence_order(
     return _row(first, second, not swapped, weight, vocabulary, rng, length)
 
 
+def translation(text: Tokens, target: Tokens, vocabulary: Vocabulary, *, length: int) -> Features:
+    """XLM's pairs (Conneau & Lample 2019, section 3.3): a text, then its translation, each with
+    whatever already is around it.
+
+    Returns:
+      "tokens" int32 [length], "token_types" int32 [length] (1 for the translation), "positions"
+      int32 [length], which begin again with the translation (-1 at padding).
+
+    Raises:
+      UserError: more tokens than that.
+    """
+    border, end = len(text), len(text) + len(target)
+    if end > length:
+        raise UserError(
+            f"a pair of {border} and {len(target)} tokens does not fit a row's {length}: raise the "
+            "length, or leave such examples out"
+        )
+    row = np.full(length, _padding(vocabulary), np.int32)
+    row[:border], row[border:end] = text, target
+    types = np.zeros(length, np.int32)
+    types[border:end] = 1
+    positions = np.full(length, -1, np.int32)
+    positions[:border], positions[border:end] = np.arange(border), np.arange(end - border)
+    return {"tokens": row, "token_types": types, "positions": positions}
+
+
+def _padding(vocabulary: Vocabulary) -> int:
+    """The pad token or, without one, a token that is never masked."""
+    if vocabulary.pad_id is not None:
+        return vocabulary.pad_id
+    return vocabulary.eos_id or 0
+
+
 def _room(vocabulary: Vocabulary, length: int, share: float, short_share: float) -> int:
     """How many tokens of text a row holds."""
     for role in ("bos", "eos"):
@@ -156,8 +190,7 @@ def _row(
     cls, sep = vocabulary.bos_id, vocabulary.eos_id
     assert cls is not None and sep is not None
     border, end = len(first) + 2, len(first) + len(second) + 3
-    # Without a pad token one that is never masked.
-    row = np.full(length, sep if vocabulary.pad_id is None else vocabulary.pad_id, np.int32)
+    row = np.full(length, _padding(vocabulary), np.int32)
     row[0], row[border - 1], row[end - 1] = cls, sep, sep
     row[1 : border - 1], row[border : end - 1] = first, second
     types = np.zeros(length, np.int32)

@@ -1,4 +1,4 @@
-"""Rows of a source and its target, for encoder-decoders and for decoders: translation, prefixes.
+"""Rows of a source and its target, for encoder-decoders and for decoders: pairs, prefixes.
 
 What an encoder-decoder gets, and every function that makes such a row says S and T:
 
@@ -10,7 +10,7 @@ What an encoder-decoder gets, and every function that makes such a row says S an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -90,40 +90,42 @@ def padded(tokens: Tokens, length: int, vocabulary: Vocabulary) -> Int[np.ndarra
     return row
 
 
+def shared_room(
+    texts: Int[np.ndarray, "pairs"], targets: Int[np.ndarray, "pairs"], room: int
+) -> tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]]:
+    """How many tokens of each pair, of so many, a row has that holds `room` of both together: the
+    longer one gives way until they are equal, then both in turn."""
+    of_targets = np.minimum(targets, np.maximum(room - texts, room // 2))
+    return np.minimum(texts, room - of_targets), of_targets
+
+
+def shortened(tokens: Tokens, count: int, vocabulary: Vocabulary) -> Tokens:
+    """The first `count` tokens; the last of them is the eos token where the last of all is."""
+    if len(tokens) <= count:
+        return tokens
+    kept = tokens[:count].copy()
+    if tokens[-1] == vocabulary.eos_id:
+        kept[-1:] = tokens[-1]
+    return kept
+
+
+def cut_pair(
+    pieces: Sequence[Tokens],
+    fit: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    vocabulary: Vocabulary,
+) -> tuple[Tokens, Tokens]:
+    """A text and its target `shortened` to what `fit` (see `lm.data.rows.PairMaker`) says."""
+    text, target = pieces
+    kept = fit(np.array([len(text)]), np.array([len(target)]))
+    return shortened(text, int(kept[0][0]), vocabulary), shortened(
+        target, int(kept[1][0]), vocabulary
+    )
+
+
 def eos_of(vocabulary: Vocabulary, add_eos: bool) -> tuple[int, ...]:
     """What ends a sequence: the eos token or, where none is added, nothing. Raises ConfigError
     where the tokenizer has none."""
     return (vocabulary.require("eos", "add_eos"),) if add_eos else ()
-
-
-def translation(
-    source: Tokens,
-    target: Tokens,
-    vocabulary: Vocabulary,
-    *,
-    source_length: int,
-    length: int,
-    before_source: Sequence[int] = (),
-    before_target: Sequence[int] = (),
-    add_eos: bool = True,
-) -> Features:
-    """A pair of sentences for an encoder-decoder: S = `source_length`, T = `length`.
-
-    `before_source` and `before_target` are put in front, such as M2M-100's tokens for the language
-    (Fan et al. 2020); `add_eos` ends both.
-
-    Raises:
-      UserError: a sentence with its additions is longer than the row.
-      ConfigError: add_eos, and the tokenizer has no eos token.
-    """
-    eos = eos_of(vocabulary, add_eos)
-    return encoder_decoder_row(
-        np.concatenate([before_source, source, eos]).astype(np.int32),
-        np.concatenate([before_target, target, eos]).astype(np.int32),
-        vocabulary,
-        source_length=source_length,
-        length=length,
-    )
 
 
 def split_point(n: int, rng: np.random.Generator, share: float = 0.5) -> int:

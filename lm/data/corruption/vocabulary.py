@@ -189,6 +189,8 @@ def _grown(vocabulary: Vocabulary, size: int) -> Vocabulary:
 
 def _starts_word(kind: str, pieces: Sequence[str]) -> list[bool]:
     """Whether each of a tokenizer's ordinary tokens begins a word."""
+    if kind == "words":
+        return [True] * len(pieces)
     continued = sum(p.startswith(CONTINUES) and len(p) > len(CONTINUES) for p in pieces)
     spaced = sum(_text(p).startswith((" ", SPACE)) for p in pieces)
     ended = sum(p.endswith(ENDS) for p in pieces)

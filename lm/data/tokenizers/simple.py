@@ -1,16 +1,17 @@
-"""Tokenizers without a learned vocabulary: UTF-8 bytes, and the characters of a text."""
+"""Tokenizers that learn no splitting: UTF-8 bytes, the characters of a text, or its words."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from lm.config import fingerprint
-from lm.data.tokenizers.base import TokenizerBase, cut, read_json, utf8
-from lm.errors import UserError
+from lm.data.tokenizers.base import TokenizerBase, cut, cut_lines, read_json, utf8
+from lm.errors import ConfigError, UserError
 
 
 class Bytes(TokenizerBase):
@@ -108,3 +109,83 @@ class Characters(TokenizerBase):
 
     def piece(self, token_id: int) -> str:
         return self.characters[token_id]
+
+
+class Words(TokenizerBase):
+    """One token a word, where white space separates words: <pad> 0, <bos> 1, <eos> 2, <unk> 3, then
+    the words, from the most frequent on. Not lossless: `decode` puts one space between words, and
+    words outside the vocabulary become <unk>.
+    """
+
+    kind = "words"
+    pad_id: int | None = 0
+    bos_id: int | None = 1
+    eos_id: int | None = 2
+    unk_id: int | None = 3
+    skipped = frozenset((0, 1, 2))
+    FILE = "words.json"
+    _SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = list(words)
+        utf8("".join(self.words))
+        if not self.words:
+            raise UserError("a words tokenizer needs a text with at least one word")
+        first = len(self._SPECIAL)
+        self._ids = {word: number for number, word in enumerate(self.words, first)}
+        self._spellings = [*self._SPECIAL, *self.words]
+        self.vocab_size = len(self._spellings)
+        self.fingerprint = fingerprint({"kind": self.kind, "words": self.words})
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int | None) -> Words:
+        """The `vocab_size` - 4 most frequent words, those as frequent in code-point order; all of
+        them for None. Raises ConfigError where there are fewer."""
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(text.split())
+        words = sorted(counts, key=lambda word: (-counts[word], word))
+        most = len(words) + len(cls._SPECIAL)
+        if vocab_size is not None and not len(cls._SPECIAL) < vocab_size <= most:
+            raise ConfigError(
+                f"the texts have {len(words)} words, and with {', '.join(cls._SPECIAL)} these are "
+                f"{most} tokens: vocab_size must be from {len(cls._SPECIAL) + 1} to {most}, not "
+                f"{vocab_size}; without it all words are taken"
+            )
+        return cls(words if vocab_size is None else words[: vocab_size - len(cls._SPECIAL)])
+
+    @classmethod
+    def load(cls, path: Path) -> Words:
+        """From what `save` wrote: a list of the words."""
+        words = read_json(path)
+        if (
+            not isinstance(words, list)
+            or not all(isinstance(word, str) and word.split() == [word] for word in words)
+            or len(set(words)) != len(words)
+        ):
+            raise UserError(f"{path} is not a JSON list of different words without white space")
+        return cls(words)
+
+    def _write(self, directory: Path) -> None:
+        text = json.dumps(self.words, ensure_ascii=False, indent=0)
+        (directory / self.FILE).write_text(text + "\n", encoding="utf-8")
+
+    def encode(self, text: str) -> list[int]:
+        utf8(text)
+        return [self._ids.get(word, 3) for word in text.split()]
+
+    def parts(self, text: str) -> Iterator[str]:
+        return cut_lines(text)
+
+    def decoder(self) -> Callable[[int], bytes]:
+        started = False
+
+        def add(token_id: int) -> bytes:
+            nonlocal started
+            space, started = b" " * started, True
+            return space + self._spellings[token_id].encode()
+
+        return add
+
+    def piece(self, token_id: int) -> str:
+        return self._spellings[token_id]

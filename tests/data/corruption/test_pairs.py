@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from lm.data.corruption import pairs as pairs_module
-from lm.data.corruption.pairs import LONGEST_SENTENCE, next_sentence, sentence_order
+from lm.data.corruption.pairs import (
+    LONGEST_SENTENCE,
+    next_sentence,
+    sentence_order,
+    translation,
+)
 from lm.data.corruption.vocabulary import Vocabulary
 from lm.errors import ConfigError, UserError
 
@@ -286,3 +291,14 @@ def test_missing_special_tokens_and_empty_documents() -> None:
         sentence_order(np.zeros(0, np.int32), V, rng, length=LENGTH)
     with pytest.raises(UserError, match="no tokens"):
         next_sentence(document(1), lambda rng: np.zeros(0), V, rng, length=LENGTH, next_share=0)
+
+
+def test_a_translation_literally() -> None:
+    text, target = np.array([CLS, 7, 8, SEP]), np.array([CLS, 9, SEP])
+    row = translation(text, target, V, length=9)
+    assert row["tokens"].tolist() == [CLS, 7, 8, SEP, CLS, 9, SEP, PAD, PAD]
+    assert row["token_types"].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0]
+    assert row["positions"].tolist() == [0, 1, 2, 3, 0, 1, 2, -1, -1]
+    assert translation(text, target, vocabulary(pad_id=None), length=8)["tokens"][-1] == SEP
+    with pytest.raises(UserError, match="a pair of 4 and 3 tokens does not fit a row's 6"):
+        translation(text, target, V, length=6)

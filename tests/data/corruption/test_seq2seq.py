@@ -3,18 +3,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm.data.corruption.seq2seq import decoder_row, prefix_lm, split_point, translation
+from lm.data.corruption.seq2seq import (
+    decoder_row,
+    encoder_decoder_row,
+    prefix_lm,
+    shared_room,
+    shortened,
+    split_point,
+)
 from lm.data.corruption.vocabulary import Vocabulary
 from lm.errors import ConfigError, UserError
 
 SIZE = 100
 PAD, BOS, EOS = 0, 1, 2
-ENGLISH, FRENCH = 97, 98
 
 
 def vocabulary(**changes: Any) -> Vocabulary:
     special = np.zeros(SIZE, bool)
-    special[[PAD, BOS, EOS, ENGLISH, FRENCH]] = True
+    special[[PAD, BOS, EOS]] = True
     values: dict[str, Any] = dict(
         size=SIZE,
         pad_id=PAD,
@@ -32,7 +38,7 @@ V = vocabulary()
 
 
 def text(n: int) -> np.ndarray:
-    tokens = np.random.default_rng(0).integers(3, ENGLISH, n).astype(np.int32)
+    tokens = np.random.default_rng(0).integers(3, SIZE, n).astype(np.int32)
     tokens.flags.writeable = False
     return tokens
 
@@ -110,26 +116,40 @@ def test_decoder_row_literally() -> None:
         decoder_row(np.array([11, 12, 13]), np.array([14, 15]), V, length=3)
 
 
-def test_translation_literally() -> None:
-    row = translation(
-        np.array([11, 12]),
-        np.array([21, 22, 23]),
-        V,
-        source_length=5,
-        length=6,
-        before_source=[ENGLISH],
-        before_target=[FRENCH],
-    )
-    assert row["source"].tolist() == [ENGLISH, 11, 12, EOS, PAD]
-    assert row["source_positions"].tolist() == [0, 1, 2, 3, -1]
-    assert row["targets"].tolist() == [FRENCH, 21, 22, 23, EOS, PAD]
-    assert row["weights"].tolist() == [1, 1, 1, 1, 1, 0]
+def test_encoder_decoder_row_literally() -> None:
+    given = np.array([11, 12]), np.array([21, 22, 23, EOS])
+    row = encoder_decoder_row(*given, V, source_length=3, length=5)
+    assert row["source"].tolist() == [11, 12, PAD]
+    assert row["source_positions"].tolist() == [0, 1, -1]
+    assert row["targets"].tolist() == [21, 22, 23, EOS, PAD]
+    assert row["weights"].tolist() == [1, 1, 1, 1, 0]
     with pytest.raises(UserError, match="a target of 4 tokens"):
-        translation(np.array([11]), np.array([1, 2, 3]), V, source_length=2, length=3)
+        encoder_decoder_row(*given, V, source_length=2, length=3)
+
+
+def test_what_a_row_of_both_holds_of_pairs() -> None:
+    rng = np.random.default_rng(0)
+    texts, targets = rng.integers(1, 40, size=(2, 500))
+    kept = shared_room(texts, targets, 31)
+    fits = texts + targets <= 31
+    assert fits.any() and not fits.all()
+    np.testing.assert_array_equal(kept[0][fits], texts[fits])
+    np.testing.assert_array_equal(kept[1][fits], targets[fits])
+    # Full rows, of which a text that is cut has its half.
+    assert set((kept[0] + kept[1])[~fits]) == {31}
+    for own, of in zip(kept, (texts, targets)):
+        assert (own <= of).all() and (own[own < of] >= 15).all() and (own > 0).all()
+
+
+def test_shortened_keeps_an_end() -> None:
+    ended, plain = np.array([5, 6, 7, EOS]), np.array([5, 6, 7, 8])
+    assert shortened(ended, 2, V).tolist() == [5, EOS] and ended.tolist() == [5, 6, 7, EOS]
+    assert shortened(plain, 2, V).tolist() == [5, 6]
+    assert shortened(ended, 4, V).tolist() == ended.tolist()
 
 
 def test_no_pad_token() -> None:
-    row = translation(
-        np.array([11]), np.array([12]), vocabulary(pad_id=None), source_length=3, length=3
+    row = encoder_decoder_row(
+        np.array([11]), np.array([12]), vocabulary(pad_id=None), source_length=2, length=3
     )
-    assert row["source"].tolist() == [11, EOS, 0]
+    assert row["source"].tolist() == [11, 0]

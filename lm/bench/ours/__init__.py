@@ -1,0 +1,1 @@
+"""What runs in the processes of our own contestants (`lm.bench.worker`)."""
