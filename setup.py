@@ -7,6 +7,9 @@ from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
 
+SERVE = ["starlette>=1.0", "uvicorn>=0.54"]
+EVAL = ["rouge-score>=0.1.2", "sacrebleu>=2.6"]
+
 
 def version() -> str:
     """Read from the source, since importing `lm` would need its dependencies."""
@@ -58,6 +61,10 @@ setup(
         "tf": ["tensorflow"],
         # Words of Chinese text, for whole-word masking.
         "chinese": ["jieba"],
+        # `lm serve`.
+        "serve": SERVE,
+        # BLEU, chrF and ROUGE.
+        "eval": EVAL,
         # What `lm bench` measures beside us; transformers' fifth version as for `parity`.
         "bench": ["torch>=2.13", "transformers>=5.23,<6"],
         # Only to compare with the reference implementation (tests/parity). Its fifth version
@@ -71,6 +78,11 @@ setup(
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
+            *EVAL,
+            *SERVE,
+            # Whose metrics ours are compared with.
+            "scikit-learn",
+            "seqeval",
             # A new minor version may format differently.
             "ruff==0.17.*",
         ],

@@ -105,6 +105,16 @@ def minutes(*, steps: int, rows: int, learning_rate: float) -> dict[str, Any]:
     }
 
 
+# What the embedded examples have, and fits short rows.
+TASKS: dict[str, dict[str, Any]] = {
+    "classification": {"labels": ("short", "long")},
+    "regression": {},
+    "token_classification": {"labels": ("other", "name"), "outside": "other"},
+    "question_answering": {"stride": 8, "max_question_tokens": 12},
+    "multiple_choice": {"choices": 2},
+    "instruction": {"template": {"before": "{role}:", "after": "", "between": "\n"}},
+}
+
 # What objectives need above the byte tokenizer's 259 ids: a mask, sentinels, tokens for modes.
 _BYTES, _MORE = 259, 45
 
@@ -133,6 +143,10 @@ def smoke(config: ConfigDict) -> ConfigDict:
     if objective.get("pairs") == "translation" or objective["kind"] == "sequence_to_sequence":
         source["pairs"] = True
         values["data"]["too_long"] = "cut"
+    if objective["kind"] in TASKS:
+        source["examples"] = True
+        values["data"]["too_long"] = "cut"
+        objective.update(TASKS[objective["kind"]])
     values["data"].update(
         train={"embedded": {**source, "fraction": (0.0, 0.02)}},
         validation={"embedded": {**source, "fraction": (0.02, 0.03)}},

@@ -171,7 +171,7 @@ RENAMED = {
     "electra/large": "large-discriminator",
     "t5/t5-small": "small",
     "t5/t5-base": "base",
-    "transformer/small": "tiny",
+    "transformer/hour": "tiny",
 }
 # A toy for two cores and real text, and the published model whose switches it has.
 TOYS = {

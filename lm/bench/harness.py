@@ -86,7 +86,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All contestants that ran, and why the others did not."""
+    """All contestants that ran, and why the others did not; the base may be one of those."""
 
     base: str
     results: tuple[Result, ...]
@@ -120,11 +120,8 @@ def compare(
     """Prepares all, then lets them take turns.
 
     Args:
-      base: the contestant that ratios are to; it has to be available.
+      base: the contestant that ratios are to; without it there are times and no ratios.
       note: called with a line of text at every stage.
-
-    Raises:
-      Unavailable: the base cannot run here.
     """
     running: list[Contestant] = []
     facts: dict[str, dict[str, Any]] = {}
@@ -137,8 +134,6 @@ def compare(
             try:
                 facts[contestant.name] = dict(contestant.prepare())
             except Unavailable as reason:
-                if contestant.name == base:
-                    raise
                 running.remove(contestant)
                 contestant.close()
                 left_out[contestant.name] = str(reason)
@@ -160,5 +155,5 @@ def compare(
 
 def turn(contestants: Sequence[Contestant], number: int) -> list[Contestant]:
     """The order of one round: as given, beginning with another contestant every time."""
-    first = number % len(contestants)
+    first = number % max(1, len(contestants))
     return [*contestants[first:], *contestants[:first]]

@@ -10,19 +10,33 @@ from lm.bench.harness import Comparison, Result
 from lm.bench.suite import Suite
 
 # Facts that only findings are made of: they would drown everything else in the file.
-_BULKY = ("losses", "tokens")
+_BULKY = ("losses", "tokens", "runners_up", "margins")
 _COLUMNS = ("contestant", "time", "quartiles", "ratio", "tokens/s", "MFU", "memory")
 _UNITS = ((1e9, "ns"), (1e6, "us"), (1e3, "ms"), (1.0, "s"))
 
 
 def record(
-    suite: Suite, shape: str, describe: str, comparison: Comparison, ceiling: float | None
+    suite: Suite,
+    shape: str,
+    describe: str,
+    comparison: Comparison,
+    ceiling: float | None,
+    *,
+    shared: bool = True,
 ) -> dict[str, Any]:
-    """The comparison as JSON values; `ceiling` in FLOP/s gives the utilisation, None leaves it out.
+    """The comparison as JSON values.
 
-    A contestant's `ratio` is its time over the base's: above 1 the base is faster.
+    A contestant's `ratio` is its time over the base's: above 1 the base is faster. None where the
+    base did not run.
+
+    Args:
+      ceiling: FLOP/s that utilisation is of; None leaves it out.
+      shared: whether a contestant's devices share those FLOP/s, as a CPU's virtual ones do; else
+        each device has them.
     """
-    flops = comparison[comparison.base].facts.get("flops_per_unit")
+    flops = next(
+        (r.facts["flops_per_unit"] for r in comparison.results if "flops_per_unit" in r.facts), None
+    )
     return {
         "suite": suite.name,
         "shape": shape,
@@ -30,7 +44,7 @@ def record(
         "unit": suite.unit,
         "base": comparison.base,
         "contestants": [
-            _contestant(comparison, result, flops, ceiling) for result in comparison.results
+            _contestant(comparison, result, flops, ceiling, shared) for result in comparison.results
         ],
         "left_out": comparison.left_out,
     }
@@ -41,16 +55,19 @@ def _contestant(
     result: Result,
     flops: Mapping[str, float] | None,
     ceiling: float | None,
+    shared: bool,
 ) -> dict[str, Any]:
+    known = comparison.base in comparison
     median = result.seconds.median
     tokens = result.facts.get("tokens_per_unit")
     mfu = {}
     if flops is not None and ceiling is not None:
-        mfu = {f"mfu_{name}": count / median / ceiling for name, count in flops.items()}
+        peak = ceiling * (1 if shared else result.facts.get("devices", 1))
+        mfu = {f"mfu_{name}": count / median / peak for name, count in flops.items()}
     return {
         "name": result.name,
         "seconds_per_unit": result.seconds.summary(),
-        "ratio": comparison.ratio(result.name).summary(),
+        "ratio": comparison.ratio(result.name).summary() if known else None,
         "tokens_per_second": None if tokens is None else tokens / median,
         **mfu,
         "facts": {name: value for name, value in result.facts.items() if name not in _BULKY},
@@ -61,7 +78,7 @@ def table(results: Mapping[str, Any], findings: Sequence[str]) -> str:
     """One comparison as text: a header, a line a contestant, the findings."""
     rows = [_COLUMNS, *(_row(c) for c in results["contestants"])]
     # A column that nobody has something for is left out.
-    kept = [i for i in range(len(_COLUMNS)) if any(row[i] for row in rows[1:])]
+    kept = [i for i in range(len(_COLUMNS)) if i == 0 or any(row[i] for row in rows[1:])]
     rows = [tuple(row[i] for i in kept) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [
@@ -89,7 +106,7 @@ def _row(contestant: Mapping[str, Any]) -> tuple[str, ...]:
         contestant["name"],
         f"{scale * seconds['median']:.4g} {unit}",
         f"{low}-{high}",
-        f"{contestant['ratio']['median']:.2f}",
+        "" if contestant["ratio"] is None else f"{contestant['ratio']['median']:.2f}",
         "" if rate is None else f"{rate:,.0f}",
         "" if mfu is None else f"{mfu:.1%}",
         f"{memory / 2**20:,.0f} MiB" if memory else "",
@@ -128,7 +145,14 @@ def _draw(axes: Any, comparison: Mapping[str, Any]) -> None:
     # Here, for it imports JAX.
     from lm.train.plot import INK, MUTED, TRAIN, VALIDATION
 
+    title = f"{comparison['suite']}, shape {comparison['shape']}\n{comparison['description']}"
+    axes.set_title(title, color=INK, loc="left", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
     contestants = comparison["contestants"]
+    if not any(c["name"] == comparison["base"] for c in contestants):
+        axes.annotate(f"no ratios: {comparison['base']} did not run", (0.02, 0.5), color=INK)
+        axes.set_yticks([])
+        return
     ratios = [c["ratio"] for c in contestants]
     medians = [ratio["median"] for ratio in ratios]
     places = range(len(contestants))
@@ -148,9 +172,6 @@ def _draw(axes: Any, comparison: Mapping[str, Any]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(ratio["quartiles"][1] for ratio in ratios))
     axes.set_xlabel(f"time a {comparison['unit']}, over that of {comparison['base']}", color=INK)
-    title = f"{comparison['suite']}, shape {comparison['shape']}\n{comparison['description']}"
-    axes.set_title(title, color=INK, loc="left", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _is_peer(name: str) -> bool:

@@ -19,14 +19,15 @@ from lm.bench import (
     torch_peers,
     train,
 )
-from lm.bench.harness import Facts, compare
+from lm.bench.harness import Comparison, Facts, Unavailable, compare
 from lm.bench.process import one_device
 from lm.bench.shapes import named
-from lm.bench.suite import PEERS, Settings, Suite
+from lm.bench.suite import PEERS, Finding, Settings, Suite
 from lm.bench.workload import Place, cores, place
-from lm.errors import ConfigError, did_you_mean
+from lm.errors import ConfigError, UserError, did_you_mean
 
 _MODULES = (train, decode, data, checkpoint, startup, attention)
+_PEERS = "the peers"
 SUITES: dict[str, Suite] = {module.SUITE.name: module.SUITE for module in _MODULES}
 
 
@@ -35,7 +36,7 @@ def select(suite: str, shapes: Sequence[str], peers: Sequence[str]) -> tuple[Sui
 
     Raises:
       ConfigError: no such suite, shape or peer, or a peer twice.
-      UserError: peers take part whose packages are missing.
+      UserError: peers are named whose packages are missing.
     """
     if suite not in SUITES:
         raise ConfigError(f"--suite={suite}: there is no such suite{did_you_mean(suite, SUITES)}")
@@ -51,8 +52,10 @@ def select(suite: str, shapes: Sequence[str], peers: Sequence[str]) -> tuple[Sui
             )
         if list(peers).count(peer) > 1:
             raise ConfigError(f"--peers={','.join(peers)}: {peer} is there twice; name it once")
-    if set(peers) & set(chosen.peers):
-        torch_peers.check_installed()
+    # All of them are the default: then those that cannot run are left out.
+    absent = torch_peers.missing()
+    if absent and tuple(peers) != PEERS and set(peers) & set(chosen.peers):
+        raise UserError(f"--peers={','.join(peers)}: {absent}, or --peers=none to measure lm alone")
     return chosen, names
 
 
@@ -79,23 +82,47 @@ def measure(
                 f"{cores()} cores): the times are no measurement of a quiet machine"
             )
         known = tuple(p for p in peers if p in suite.peers)
+        left_out: dict[str, str] = {}
+        if known and (absent := torch_peers.missing()):
+            known, left_out = (), {_PEERS: absent}
+            note(f"left out: {_PEERS}: {absent}")
         for number, name in enumerate(shapes):
             began = time.time()
             shape = suite.shapes[name]
             # Of its own: the runs, files and logs of a shape are no other's.
             with where.part(f"{number}-{name}") as own:
-                comparison = compare(
-                    suite.contestants(shape, Settings(rounds, own, known)),
-                    rounds=rounds, base=suite.base, note=note,
-                )  # fmt: skip
-            best = _best_product(host, shape)
-            values = report.record(suite, name, shape.describe, comparison, best)
-            found = list(suite.findings(shape, comparison))
+                comparison = _compare(suite, shape, Settings(rounds, own, known), note)
+            comparison.left_out.update(left_out)
+            values = report.record(
+                suite, name, shape.describe, comparison, _best_product(host, shape),
+                shared=host["backend"] == "cpu",
+            )  # fmt: skip
+            found = _findings(suite, shape, comparison)
             values["findings"] = [finding._asdict() for finding in found]
             values["began"], values["seconds"] = began, time.time() - began
             after = [round(x, 2) for x in os.getloadavg()]
             values["machine"] = {**host, "load_average_after": after}
             yield report.table(values, [finding.text for finding in found]), values
+
+
+def _compare(
+    suite: Suite, shape: Any, settings: Settings, note: Callable[[str], None]
+) -> Comparison:
+    try:
+        contestants = suite.contestants(shape, settings)
+        return compare(contestants, rounds=settings.rounds, base=suite.base, note=note)
+    except Unavailable as reason:
+        # From no contestant's preparation: something that they all need.
+        raise UserError(f"--suite={suite.name} cannot run here: {reason}") from reason
+
+
+def _findings(suite: Suite, shape: Any, comparison: Comparison) -> list[Finding]:
+    """What the times come to; without the base, that they come to nothing."""
+    if suite.base in comparison:
+        return list(suite.findings(shape, comparison))
+    reason = comparison.left_out.get(suite.base, "it is no contestant at this shape")
+    text = f"no ratios: {suite.base}, which they are to, did not run: {reason}"
+    return [Finding("no ratios", None, text)]
 
 
 def _ceiling(where: Place, note: Callable[[str], None]) -> Facts:
@@ -104,7 +131,8 @@ def _ceiling(where: Place, note: Callable[[str], None]) -> Facts:
 
 
 def _best_product(host: Facts, shape: Any) -> float | None:
-    """FLOP/s, where the products were of the type that the shape's model computes in."""
+    """FLOP/s of one chip, or of a whole CPU, where the products were of the type that the shape's
+    model computes in."""
     if shape.model().compute_dtype != host["dtype"]:
         return None
     return max(host["matmul_flops"].values())

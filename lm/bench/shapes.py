@@ -53,6 +53,8 @@ class TrainShape:
     steps_per_dispatch: int = 1
     learning_rate: float = 1e-3
     objective: CausalLM = CausalLM()  # noqa: RUF009 (frozen)
+    # A checkpoint in the background takes the memory of one more state.
+    asynchronous: bool = True
 
     @property
     def tokens_per_step(self) -> int:
@@ -79,7 +81,7 @@ class TrainShape:
             ),
             checkpoint=CheckpointConfig(
                 every=None if save_at is None else Duration(steps=save_at),
-                asynchronous=asynchronous,
+                asynchronous=asynchronous and self.asynchronous,
             ),
         )
 
@@ -142,9 +144,10 @@ TRAIN: Mapping[str, TrainShape] = {
         _iii, 512, 2, round_steps=4, learning_rate=6e-4,
     ),
     "iii-lean": TrainShape(
-        "as iii; ours with scanned, rematerialised layers and a loss in chunks",
+        "as iii; ours with scanned, rematerialised layers, a loss in chunks, and checkpoints that "
+        "are written between two steps",
         lambda: replace(_iii(), scan_layers=True, remat="full"), 512, 2, round_steps=4,
-        learning_rate=6e-4, objective=CausalLM(chunk_tokens=128),
+        learning_rate=6e-4, objective=CausalLM(chunk_tokens=128), asynchronous=False,
     ),
     "gpt2": TrainShape(
         "GPT-2 124M: 12 layers, d=768, 12 heads, T=1024, B=16, V=50304, bfloat16",

@@ -9,19 +9,19 @@ from typing import Any
 from lm.bench.harness import Contestant, Unavailable
 from lm.bench.mkl import full_speed
 from lm.bench.suite import Absent, Settings
-from lm.errors import UserError
 
 _SUFFIX = "-mkl"
 
 
-def check_installed() -> None:
-    """Raises UserError where torch or transformers is missing, with how to get them."""
-    missing = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
-    if missing:
-        raise UserError(
-            f"the peers need {' and '.join(missing)}, which this Python does not have: "
-            "pip install 'lm[bench]', or --peers=none to measure lm alone"
-        )
+def missing() -> str | None:
+    """What the peers need and this Python does not have, and how to get it; None: it has all."""
+    absent = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
+    if not absent:
+        return None
+    return (
+        f"they need {' and '.join(absent)}, which this Python does not have: "
+        "pip install 'lm[bench]'"
+    )
 
 
 def title(peer: str) -> str:

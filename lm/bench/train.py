@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lm.bench import shapes, torch_peers
+from lm.bench import memory, shapes, torch_peers
 from lm.bench.harness import Comparison, Contestant
 from lm.bench.process import one_device, several_devices
 from lm.bench.shapes import TrainShape
@@ -12,12 +12,12 @@ from lm.bench.suite import PEERS, Finding, Settings, Suite
 from lm.config import Config, Learned, to_dict
 
 LOOP = "lm train"
-BARE_MAPPED, BARE = "bare jitted step, as mapped", "bare jitted step, one device"
+BARE, BARE_ONE = "bare jitted step", "bare jitted step, one device"
 
 
 def contestants(shape: TrainShape, settings: Settings) -> Sequence[Contestant]:
     """The loop, with one checkpoint written in the middle of the middle round; the same jitted step
-    alone, on the devices that the loop has and on a single one, where it has several; torch."""
+    alone, on the loop's devices, and on one where those are a CPU's virtual ones; torch."""
     place, steps = settings.place, shape.round_steps
     middle = steps * (1 + settings.rounds // 2) + steps // 2
     # One round to warm up; what comes after the last is never reached.
@@ -26,9 +26,10 @@ def contestants(shape: TrainShape, settings: Settings) -> Sequence[Contestant]:
     data = place.data(config)
     workdir = str(place.scratch / "run")
     peers = export(shape, config, settings, (settings.rounds + 1) * steps)
-    bare = [place.worker(BARE, "ours.loop:BareStep", {**data, **amount}, one_device())]
+    bare = [place.worker(BARE, "ours.loop:BareStep", {**data, **amount})]
     if several_devices():
-        bare.insert(0, place.worker(BARE_MAPPED, "ours.loop:BareStep", {**data, **amount}))
+        env = one_device()
+        bare.append(place.worker(BARE_ONE, "ours.loop:BareStep", {**data, **amount}, env))
     loop = place.worker(LOOP, "ours.loop:Loop", {**data, **amount, "workdir": workdir})
     return [loop, *bare, *peers]
 
@@ -62,7 +63,7 @@ def export(shape: TrainShape, config: Config, settings: Settings, steps: int) ->
 def findings(shape: TrainShape, comparison: Comparison) -> Sequence[Finding]:
     """The loop's cost, the checkpoint's, speed against torch, and whether the losses agree."""
     found = []
-    for name in (BARE_MAPPED, BARE):
+    for name in (BARE, BARE_ONE):
         if name in comparison:
             cost = comparison.ratio(LOOP, name).median - 1
             text = f"the whole loop takes {cost:+.1%} over the {name}"
@@ -80,6 +81,7 @@ def findings(shape: TrainShape, comparison: Comparison) -> Sequence[Finding]:
         best = min(full, key=lambda name: comparison[name].seconds.median)
         ratio = comparison.ratio(best).median
         found.append(Finding("full MKL", ratio, f"lm train is {ratio:.2f}x {best}"))
+    found += memory.findings(comparison, (LOOP, BARE), "torch eager")
     return [*found, *_losses(comparison)]
 
 

@@ -3,7 +3,7 @@
 Reads one word a line from standard input (prepare, round, finish), calls that method, and answers
 with one line of JSON: {"value"}, or {"unavailable"} or {"error"} with a message. Whatever else is
 printed goes to standard error. The process takes the memory's high-water mark of the rounds apart
-from that of the preparation, which compiles.
+from that of the preparation, which compiles; with both goes what it held after the imports.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ def main(arguments: list[str]) -> int:
     os.dup2(2, 1)
     target, values = arguments
     contestant: Any = None
+    imports: int | None = None
     peak = 0
     for line in sys.stdin:
         word = line.strip()
         try:
             if contestant is None:
                 module, _, name = target.partition(":")
-                contestant = getattr(importlib.import_module(module), name)(**json.loads(values))
+                maker = getattr(importlib.import_module(module), name)
+                imports = _memory("VmRSS")
+                contestant = maker(**json.loads(values))
             value = getattr(contestant, word)()
             if word == "prepare":
                 peak = peak_memory()
@@ -50,6 +53,8 @@ def main(arguments: list[str]) -> int:
                     "peak_memory_rounds": rounds,
                     "peak_memory": max(peak, rounds),
                 }
+                if imports is not None:
+                    value["memory_of_imports"] = imports
             answer = {"value": value}
         except Unavailable as reason:
             answer = {"unavailable": str(reason)}
@@ -70,13 +75,21 @@ def die_with_parent() -> None:
 
 def peak_memory() -> int:
     """The most bytes of memory that this process held since the mark was last reset."""
+    known = _memory("VmHWM")
+    if known is not None:
+        return known
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _memory(what: str) -> int | None:
+    """Bytes that the kernel says; None where it says nothing (not Linux)."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{what}:"):
                 return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return None
 
 
 def forget_peak_memory() -> None:

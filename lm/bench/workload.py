@@ -23,6 +23,7 @@ from lm.config import Config, to_dict
 from lm.data import embedded
 from lm.data.cache import build_folder
 from lm.errors import UserError
+from lm.host import malloc_environment
 
 # What a peer gets of ours: initial parameters by path, and tokens and targets [steps, B, T].
 PARAMETERS, BATCHES = "parameters.npz", "batches.npz"
@@ -60,7 +61,10 @@ class Place:
     def worker(
         self, name: str, target: str, arguments: Mapping[str, Any], env: Environment | None = None
     ) -> Worker:
-        """A contestant of `lm.bench`: `target` is "ours.loop:Loop"."""
+        """A contestant of `lm.bench`: `target` is "ours.loop:Loop". Ours get the environment that
+        `lm` gives itself."""
+        if target.startswith("ours."):
+            env = {**malloc_environment(), **(env or {})}
         return Worker(name, f"lm.bench.{target}", arguments, log=self.log(name), env=env)
 
     def call(

@@ -25,7 +25,7 @@ Every contestant is a process of its own, and only one runs at a time: a round g
 them before the next begins. Of several NVIDIA GPUs they use the first visible one. The table has
 medians over the rounds, the quartiles, and ratios: a contestant's time over the first one's.
 --json=FILE.json also draws the ratios to FILE.png.
-The peers need torch and transformers: pip install 'lm[bench]'.
+The peers need torch and transformers: pip install 'lm[bench]'; without them lm alone is measured.
 """
 
 

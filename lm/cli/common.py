@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 
 from absl import flags
 
 from lm.errors import ConfigError
+from lm.host import enough_threads
 
 
 def define_data_root(values: flags.FlagValues) -> None:
@@ -33,8 +33,6 @@ def use_compilation_cache() -> None:
     from lm.data.roots import cache_root
 
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_root() / "compiled"))
-    devices = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    if devices:
-        # A device that waits for the others holds a thread for each collective: with as many
-        # threads as devices, XLA's default, they can all be waiting for good.
-        os.environ.setdefault("NPROC", str(4 * int(devices.group(1))))
+    # Small programs too: by default what compiles within a second is compiled every time.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    enough_threads()

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from absl import flags
 
+from lm.cli.beams import beams_from, constraints_from, contrast_from, define_beams
+from lm.cli.speed import define_speed, draft_from, lightened
 from lm.errors import ConfigError, UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from lm.generate.beam_config import BeamConfig
+    from lm.generate.contrastive import ContrastiveConfig
     from lm.generate.sampling import SamplingConfig
     from lm.generate.text import TextCompletion
     from lm.train.workdir import Run
@@ -23,6 +27,8 @@ EXAMPLES = """
 lm generate --workdir=runs/quickstart --prompt="The function returns"
 lm generate --workdir=runs/quickstart --prompt="Once" --temperature=0.8 --top_p=0.95 --seed=1
 lm generate --workdir=runs/quickstart --prompt=- --temperature=0 --stop=. --json < prompt.txt
+lm generate --workdir=runs/gpt2 --prompt="Once" --weights=int8 --draft=runs/gpt2-small
+lm generate --workdir=runs/translate --prompt="A dog runs." --num_beams=5 --length_penalty=0.6
 """
 
 SEPARATOR = "-" * 20
@@ -54,6 +60,8 @@ def define(values: flags.FlagValues) -> None:
            "probability, (0, 1]", **options)  # fmt: skip
     number("min_p", None, "sample from tokens with at least this share of the likeliest "
            "token's probability, [0, 1]", **options)  # fmt: skip
+    number("typical_p", None, "sample from the tokens nearest to the expected information that "
+           "together have this probability, (0, 1]", **options)  # fmt: skip
     number(
         "repetition_penalty", 1.0, "above 1 makes tokens of the text so far less likely", **options
     )
@@ -71,7 +79,10 @@ def define(values: flags.FlagValues) -> None:
     text("target_token", None, "a token that its text begins with, such as __de__", **options)
     whole("step", None, "use the checkpoint of this step instead of the newest", **options)
     flags.DEFINE_bool("json", False, "print one JSON object: {prompt, completions: "
-                      "[{text, tokens, finish_reason}]}", **options)  # fmt: skip
+                      "[{text, tokens, finish_reason}]}; of a search, with the score of each",
+                      **options)  # fmt: skip
+    define_beams(values)
+    define_speed(values)
     flags.mark_flags_as_required(["workdir"], flag_values=values)
 
 
@@ -84,8 +95,8 @@ def run(values: flags.FlagValues, rest: list[str]) -> int:
     use_compilation_cache()
     from lm.train.workdir import load_run
 
-    sampling = sampling_from(values)
-    run = load_run(Path(values.workdir), values.step)
+    sampling = beams_from(values) or contrast_from(values) or sampling_from(values)
+    run = lightened(load_run(Path(values.workdir), values.step), values.weights)
     return run_with(run, prompt, sampling, values, sys.stdout)
 
 
@@ -131,6 +142,7 @@ def sampling_from(values: flags.FlagValues) -> SamplingConfig:
         top_k=values.top_k,
         top_p=values.top_p,
         min_p=values.min_p,
+        typical_p=values.typical_p,
         repetition_penalty=values.repetition_penalty,
     )
 
@@ -184,7 +196,11 @@ def language_tokens(
 
 
 def run_with(
-    run: Run, prompt: str, sampling: SamplingConfig, values: flags.FlagValues, out: TextIO
+    run: Run,
+    prompt: str,
+    sampling: SamplingConfig | BeamConfig | ContrastiveConfig,
+    values: flags.FlagValues,
+    out: TextIO,
 ) -> int:
     """Prints to `out` what the model of `run` says after `prompt`, a few tokens at a time where
     there is one completion; a note on speed to stderr."""
@@ -202,6 +218,7 @@ def run_with(
         echoed = True
 
     before, start = language_tokens(run, values.source_token, values.target_token)
+    draft = draft_from(values, run)
     started = time.perf_counter()
     [completions] = generate_text(
         run.model,
@@ -217,6 +234,8 @@ def run_with(
         before=before,
         start=start,
         on_text=show if streaming else None,
+        constraints=constraints_from(values, run.tokenizer),
+        draft=draft,
     )
     elapsed = time.perf_counter() - started
     if streaming:
@@ -240,6 +259,7 @@ def as_json(prompt: str, completions: Sequence[TextCompletion]) -> dict:
         "prompt": prompt,
         "completions": [
             {"text": c.text, "tokens": c.tokens, "finish_reason": c.finish_reason}
+            | ({} if c.score is None else {"score": c.score})
             for c in completions
         ],
     }

@@ -26,8 +26,9 @@ def run(values: flags.FlagValues, rest: list[str]) -> int:
     from lm.cli.common import no_positional
 
     no_positional(rest)
-    from lm.train.checkpoint import Checkpoints, named_shapes
+    from lm.train.checkpoint import Checkpoints
     from lm.train.digest import json_digest, tree_digest
+    from lm.train.restoring import named_shapes
     from lm.train.workdir import CHECKPOINTS, CONVERTED, read_config, read_json
 
     workdir = Path(values.workdir)

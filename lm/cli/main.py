@@ -23,11 +23,13 @@ from absl import flags
 
 from lm.cli.configs import extract_overrides
 from lm.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, UserError, did_you_mean
+from lm.host import restart_with_malloc
 
 # In the order a newcomer needs them.
 COMMANDS = (
     "train",
     "generate",
+    "serve",
     "evaluate",
     "score",
     "embed",
@@ -35,8 +37,11 @@ COMMANDS = (
     "inspect",
     "tokenizer",
     "convert",
+    "average",
     "bench",
 )
+# Those that spend their time in XLA; `bench` starts processes, with an environment for each.
+COMPUTING = ("train", "generate", "serve", "evaluate", "score", "embed")
 
 
 def _module(command: str) -> ModuleType:
@@ -126,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script: `main`, and out."""
+    if sys.argv[1:2] and sys.argv[1] in COMPUTING:
+        restart_with_malloc()
     # Text in any language goes out whatever the locale says.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ EXAMPLES = """
 lm train --config=experiments/quickstart.py --workdir=runs/quickstart
 lm train --config=experiments/nanogpt/shakespeare_char.py:cpu --workdir=runs/s --data_root=DIR
 lm train --config=experiments/quickstart.py --workdir=runs/b --config.optimizer.learning_rate=1e-3
+lm train --config=experiments/quickstart.py --workdir=runs/p --profile_steps=20:30
 lm train --config=experiments/continue.py --workdir=runs/c --config.train.warm_start=runs/quickstart
 """
 
@@ -27,6 +29,13 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     define_data_root(values)
+    flags.DEFINE_string(
+        "profile_steps",
+        None,
+        "steps to profile, into WORKDIR/profile: A:B are those after step A up to step B, N are N "
+        "steps after a warm-up",
+        flag_values=values,
+    )
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
 
 
@@ -44,13 +53,24 @@ def run(values: flags.FlagValues, rest: list[str], overrides: list[tuple[str, st
         check_not_converted(workdir)
     config = load_config(values.config, overrides, workdir)
 
+    # Imports make many objects and no garbage.
+    gc.disable()
+    from lm.train.profile import Profile
     from lm.train.setup import train
     from lm.train.workdir import run_data_root
 
-    return train(
-        config,
-        workdir,
-        data_root=run_data_root(workdir, values.data_root),
-        cache_dir=cache_root(),
-        command=sys.argv,
-    )
+    gc.enable()
+    profile = None if values.profile_steps is None else Profile(values.profile_steps)
+    around = {} if profile is None else {"around": profile.around}
+    try:
+        return train(
+            config,
+            workdir,
+            data_root=run_data_root(workdir, values.data_root),
+            cache_dir=cache_root(),
+            command=sys.argv,
+            **around,
+        )
+    finally:
+        if profile is not None:
+            profile.close()

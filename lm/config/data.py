@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Literal, Union
 
 from lm.config.checks import at_least, check, positive
@@ -47,6 +48,11 @@ class SourceConfig:
         """Whether a document has a second text: its translation, its summary."""
         return False
 
+    @property
+    def has_examples(self) -> bool:
+        """Whether it is read as examples of a task (text, label ...), not as documents."""
+        return False
+
 
 @dataclass(frozen=True)
 class TextFiles(SourceConfig):
@@ -77,7 +83,8 @@ class TextFiles(SourceConfig):
 @dataclass(frozen=True)
 class JsonlFiles(SourceConfig):
     """One JSON object a line; the document is the string under `field`, its target the one under
-    `target_field`."""
+    `target_field`. A list of strings is a document's sentences, which spaces join; a target that is
+    a list has alternatives, of which the first one is taken."""
 
     paths: tuple[str, ...] = ()
     field: str = "text"
@@ -110,29 +117,111 @@ class Embedded(SourceConfig):
     """The documentation inside the running Python: ~2 MB of English that needs no download.
 
     `pairs`: a document is a line, and its target the next one (of text, in the same place): to try
-    out what takes pairs.
+    out what takes pairs. `examples`: lines as examples of any task (`lm.data.embedded.examples`
+    says of which): to try out tasks.
     """
 
     pairs: bool = False
+    examples: bool = False
     kind: Literal["embedded"] = "embedded"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(not (self.pairs and self.examples), "pairs and examples are two ways: choose one")
 
     @property
     def has_target(self) -> bool:
         return self.pairs
 
+    @property
+    def has_examples(self) -> bool:
+        return self.examples
+
 
 @dataclass(frozen=True)
 class TfdsDataset(SourceConfig):
     """A dataset that TFDS has prepared (as ArrayRecord), below the data root or
-    `~/tensorflow_datasets`."""
+    `~/tensorflow_datasets`.
+
+    `field` is where a document's text is. With `fields` its records are examples of a task, as
+    `ExampleFiles` says; a class label is then its name, where TFDS knows one.
+    """
 
     name: str = ""
     split: str = "train"
     field: str = "text"
+    fields: Mapping[str, str] = dataclass_field(default_factory=dict, hash=False)
     kind: Literal["tfds"] = "tfds"
 
+    @property
+    def has_examples(self) -> bool:
+        return bool(self.fields)
 
-Source = Union[TextFiles, JsonlFiles, TsvFiles, Embedded, TfdsDataset]
+
+@dataclass(frozen=True)
+class ExampleFiles(SourceConfig):
+    """Labelled examples of a task, below the data root: globs, gzip by the ending .gz.
+
+    jsonl     an object a line
+    tsv       a line each, columns between `separator`s (default a tab), nothing quoted (GLUE's);
+              with `most_columns` the last one is the rest of the line
+    csv       as spreadsheets write it: quoted cells may hold separators and ends of lines
+    squad     SQuAD's json (Rajpurkar et al. 2016), which needs no `fields`
+    columns   CoNLL's: a word a line, a blank line after each sentence, white space between columns;
+              lines of "-DOCSTART-" are left out
+
+    `fields` says which column (a number from 0, or a name in the `header`) or key is what to the
+    objective: {"text": "sentence", "label": "label"}; those it needs and that are not named there
+    are taken by their own names. Which there are: `lm.config.tasks`, at each objective.
+
+    Examples are not cleaned: labels stand at places in their text. `fraction` is one of examples.
+    """
+
+    paths: tuple[str, ...] = ()
+    format: Literal["jsonl", "tsv", "csv", "squad", "columns"] = "jsonl"
+    fields: Mapping[str, int | str] = dataclass_field(default_factory=dict, hash=False)
+    header: bool = False
+    separator: str | None = None
+    most_columns: int | None = None
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    kind: Literal["examples"] = "examples"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.clean == CleanConfig(), "examples are read as they are: leave clean out")
+        table = self.format in ("tsv", "csv")
+        for name, default in (("header", False), ("separator", None), ("most_columns", None)):
+            allowed = table and not (name == "most_columns" and self.format == "csv")
+            check(
+                allowed or getattr(self, name) == default,
+                f"{name} says nothing of format={self.format!r}: leave it out",
+            )
+        check(
+            self.format != "squad" or not self.fields,
+            'format="squad" says itself what is where: leave fields out',
+        )
+        check(
+            self.separator is None or len(self.separator) == 1,
+            f"separator must be one character, not {self.separator!r}",
+        )
+        at_least(self, 2, "most_columns")
+        for role, column in self.fields.items():
+            if isinstance(column, int):
+                check(table or self.format == "columns", f"fields.{role}: {column} is no key")
+                check(column >= 0, f"fields.{role}: columns are numbered from 0, not {column}")
+            else:
+                check(
+                    self.format == "jsonl" or self.header,
+                    f"fields.{role}: {column!r} is a header's name: set header=True, or give the "
+                    "number of the column, from 0",
+                )
+
+    @property
+    def has_examples(self) -> bool:
+        return True
+
+
+Source = Union[TextFiles, JsonlFiles, TsvFiles, Embedded, TfdsDataset, ExampleFiles]
 
 
 @dataclass(frozen=True)
@@ -227,16 +316,17 @@ class DataConfig:
     document boundaries, and no token is predicted across one ("stream" only; the other two
     always do). `add_bos` and `add_eos` put the tokenizer's tokens around every document.
 
-    A document with a target is a row of its own, whole (packing "none"); `add_bos` and `add_eos`
+    A document with a target is a row of its own, whole (packing "none"), or shares one with others
+    where the objective packs pairs ("first_fit"); `add_bos` and `add_eos`
     stand around either text. `too_long` is what happens to those that are longer than a row: an
     "error" says how many they are, "cut" takes from their ends (but for an eos), "drop" leaves
-    them out; the data report counts both.
+    them out; the data report counts both. So it is with examples of tasks.
     """
 
     train: Mapping[str, Source]
     tokenizer: TokenizerConfig
     sequence_length: int
-    validation: Mapping[str, Source] = field(default_factory=dict)
+    validation: Mapping[str, Source] = dataclass_field(default_factory=dict)
     packing: Literal["stream", "first_fit", "none"] = "stream"
     segments: bool = False
     shuffle: bool = True

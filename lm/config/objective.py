@@ -30,6 +30,16 @@ class ObjectiveBase:
         return False
 
     @property
+    def packs_pairs(self) -> bool:
+        """Whether a row may hold several pairs, kept apart (data.packing "first_fit")."""
+        return False
+
+    @property
+    def takes_examples(self) -> bool:
+        """Whether it learns from examples of a task, labelled mostly, not from documents."""
+        return False
+
+    @property
     def takes(self) -> Literal["texts", "text", "document"]:
         """What a row may hold: several texts, kept apart; one, be it of several documents; or one
         document (or a part of it)."""
@@ -42,6 +52,11 @@ class ObjectiveBase:
     def ratios(self, means: Mapping[str, float]) -> dict[str, float]:
         """Metrics that are ratios of the terms' means over a whole split."""
         return {}
+
+    def model_for(self, model: ModelConfig) -> ModelConfig:
+        """The model that is trained, of the one in the config: a task's has the task's head. The
+        model of a resolved config stays as it is."""
+        return model
 
     def check_model(self, model: ModelConfig) -> None:
         """Raises ConfigError where the objective cannot train this model."""
@@ -66,6 +81,11 @@ class ObjectiveBase:
             for name, source in sources.items():
                 place = f"data.{split}.{name} (kind {source.kind!r})"
                 check(
+                    not source.has_examples,
+                    f"{place} has examples of a task, and objective {self.name!r} learns from "
+                    "documents: use a source of kind 'text', 'jsonl' or 'tsv'",
+                )
+                check(
                     source.has_target or not self.takes_pairs,
                     f"objective {self.name!r} needs pairs of texts, and {place} has no targets: "
                     "set target_paths (text), target_field (jsonl) or target_column (tsv)",
@@ -84,12 +104,13 @@ class ObjectiveBase:
         if self.takes_pairs or self.takes == "document":
             what = "pair" if self.takes_pairs else "document"
             check(
-                data.packing == "none",
+                data.packing == "none" or (self.packs_pairs and data.packing == "first_fit"),
                 f"objective {self.name!r} takes a row for a {what}: set data.packing='none', not "
                 f"{data.packing!r}",
             )
         check(
             self.takes != "text"
+            or self.packs_pairs
             or data.packing == "none"
             or (data.packing == "stream" and not data.segments),
             f"objective {self.name!r} takes a row for one text, and data puts several, apart from "
@@ -355,7 +376,8 @@ class SequenceToSequence(SourceToTarget):
 
     An encoder-decoder reads sources of at most data.sequence_length tokens and writes at most
     `target_length` (None: as many); to a decoder the source is a prefix that sees itself both ways,
-    in one row with the target. Both are as data.add_bos and add_eos make them.
+    in one row with the target. Both are as data.add_bos and add_eos make them. With data.packing
+    "first_fit" an encoder-decoder's rows hold as many pairs as there is room for; each sees itself.
     """
 
     ARCHITECTURES: ClassVar[tuple[str, ...]] = ("encoder_decoder", "decoder")
@@ -369,6 +391,10 @@ class SequenceToSequence(SourceToTarget):
 
     @property
     def takes_pairs(self) -> bool:
+        return True
+
+    @property
+    def packs_pairs(self) -> bool:
         return True
 
     def check_model(self, model: ModelConfig) -> None:
@@ -412,7 +438,8 @@ class PermutationLM(ObjectiveBase):
         at_least(self, 0, "reuse_length")
 
 
-ObjectiveConfig = Union[
+# What learns from documents, or from pairs of them; with the tasks: lm.config.tasks.
+TextObjective = Union[
     CausalLM,
     MaskedLM,
     ReplacedTokens,

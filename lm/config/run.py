@@ -10,7 +10,8 @@ from typing import Literal, Union
 from lm.config.checks import at_least, check, positive, share
 from lm.config.data import DataConfig
 from lm.config.model import ModelConfig
-from lm.config.objective import CausalLM, ObjectiveConfig
+from lm.config.objective import CausalLM
+from lm.config.tasks import ObjectiveConfig
 from lm.errors import ConfigError
 
 
@@ -294,6 +295,8 @@ class Config:
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**32, f"seed must be in [0, 2^32), not {self.seed}")
         if self.objective is not None:
+            # A task's model has the task's head: what is resolved, written and converted is whole.
+            object.__setattr__(self, "model", self.objective.model_for(self.model))
             self.objective.check_model(self.model)
             self.objective.check_data(self.data)
         check(

@@ -16,7 +16,7 @@ from lm.convert.layout import Plan, Rule
 from lm.convert.tensors import Reference, Tensor
 from lm.errors import UserError
 from lm.model import build_model
-from lm.train.checkpoint import named_shapes
+from lm.train.restoring import named_shapes
 
 # Differences that an error lists.
 _LISTED = 8

@@ -148,17 +148,17 @@ def convert(reference: Reference, workdir: Path) -> Conversion:
     return Conversion(family.name, model, params, len(reference.tensors), ignored)
 
 
-def check_new(workdir: Path) -> None:
-    """Raises UserError where there is something in `workdir` already."""
+def check_new(workdir: Path, flag: str = "--workdir") -> None:
+    """Raises UserError where there is something in `workdir`, which `flag` named, already."""
     if not workdir.exists():
         return
     if not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file, not a folder")
+        raise UserError(f"{flag}={workdir} is a file, not a folder")
     if (workdir / CONFIG).exists() or (workdir / CHECKPOINTS).exists():
         what = "a converted model" if (workdir / CONVERTED).exists() else "a run"
-        raise UserError(f"--workdir={workdir} holds {what} already: name a new folder")
+        raise UserError(f"{flag}={workdir} holds {what} already: name a new folder")
     if any(workdir.iterdir()):
-        raise UserError(f"--workdir={workdir} is not empty: name a new folder")
+        raise UserError(f"{flag}={workdir} is not empty: name a new folder")
 
 
 # ---------------------------------------------------------------------------------------- writing

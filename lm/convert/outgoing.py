@@ -27,7 +27,8 @@ from lm.data.cache import new_beside, sync
 from lm.data.tokenizer import Tokenizer, load_tokenizer
 from lm.data.tokenizers.huggingface import HuggingFace
 from lm.errors import ConfigError, UserError
-from lm.train.checkpoint import Checkpoints, named_shapes
+from lm.train.checkpoint import Checkpoints
+from lm.train.restoring import named_shapes
 from lm.train.workdir import CHECKPOINTS, CONVERTED, TOKENIZER, read_config, read_json, write_json
 
 Dtype = Literal["float32", "float16", "bfloat16"]

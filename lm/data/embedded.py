@@ -12,11 +12,13 @@ import inspect
 import sys
 import sysconfig
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from lm.errors import UserError
 
-# Raise when `texts` yields something else for the same library.
+# Raise when `texts` or `examples` yields something else for the same library.
 VERSION = 1
 # Tests, applications, other people's packages: not the documentation of the library.
 _SKIPPED = {
@@ -52,6 +54,36 @@ def texts() -> Iterator[str]:
     found = [text for path in modules if (text := _docstrings(path))]
     found += [text.strip() + "\n" for text in _topics(topics)]
     yield from sorted(found, key=lambda text: hashlib.sha256(text.encode("utf-8")).digest())
+
+
+def examples() -> Iterator[dict[str, Any]]:
+    """Lines of the language reference as examples of every task, to try tasks out: nothing that is
+    worth learning. Labels are "short" and "long" (above 40 characters), tags "name" (a word that
+    begins with a capital) and "other"; a question is a word, and its answer where it stands first;
+    a line's first word is answered with its second.
+    """
+    *_, topics = module_files()
+    lines = (line.strip() for text in _topics(topics) for line in text.split("\n"))
+    for line, after in pairwise(line for line in lines if len(line.split()) > 2):
+        words = line.split()
+        longest = max(words, key=len)
+        yield {
+            "text": line,
+            "text_pair": after,
+            "label": "long" if len(line) > 40 else "short",
+            "value": len(line) / 40,
+            "words": words,
+            "tags": ["name" if word[0].isupper() else "other" for word in words],
+            "question": longest,
+            "context": line,
+            "answers": [{"text": longest, "answer_start": line.index(longest)}],
+            "choices": [after, after[::-1]],
+            "choice": 0,
+            "messages": [
+                {"role": "user", "content": words[0]},
+                {"role": "assistant", "content": words[1]},
+            ],
+        }
 
 
 def _docstrings(path: Path) -> str:

@@ -26,6 +26,13 @@ ORIGINS = {
     "zh_poetry": "https://github.com/chinese-poetry/chinese-poetry",
     "multi30k": "https://github.com/multi30k/dataset",
     "pydocs_en_zh": "https://github.com/python/python-docs-zh-cn",
+    "glue": "https://gluebenchmark.com/tasks",
+    "imdb": "https://ai.stanford.edu/~amaas/data/sentiment/",
+    "trec": "https://cogcomp.seas.upenn.edu/Data/QA/QC/",
+    "xquad": "https://github.com/google-deepmind/xquad",
+    "cmrc2018": "https://github.com/ymcui/cmrc2018",
+    "scitldr": "https://github.com/allenai/scitldr",
+    "zh_chnsenticorp": "https://github.com/SophonPlus/ChineseNlpCorpus",
 }
 _BOM = b"\xef\xbb\xbf"
 # What the first bytes say of a file that is no UTF-8 text, and what to do.
@@ -130,10 +137,10 @@ def _open(path: Path) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, stream)
 
 
-def _decode(data: bytes, path: Path, offset: int, line: int) -> str:
+def _decode(data: bytes, path: Path, offset: int, line: int, encoding: str = "utf-8") -> str:
     """`data`, which begins at byte `offset` on line `line` of `path`, as text."""
     try:
-        return data.decode("utf-8")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         line += data.count(b"\n", 0, error.start)
         raise UserError(
@@ -143,20 +150,20 @@ def _decode(data: bytes, path: Path, offset: int, line: int) -> str:
         ) from None
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, encoding: str = "utf-8") -> str:
     """The whole file as text, as it is but for a byte-order mark at its beginning."""
     with _open(path) as stream:
         data = stream.read()
     mark = len(_BOM) if data.startswith(_BOM) else 0
-    return _decode(data[mark:], path, mark, 1)
+    return _decode(data[mark:], path, mark, 1, encoding)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """(number from 1, text without its ending) of each line; only "\\n" and "\\r\\n" end one."""
     offset = 0
     with _open(path) as stream:
         for number, raw in enumerate(stream, 1):
             mark = len(_BOM) if number == 1 and raw.startswith(_BOM) else 0
-            text = _decode(raw[mark:], path, offset + mark, number)
+            text = _decode(raw[mark:], path, offset + mark, number, encoding)
             offset += len(raw)
             yield number, text.removesuffix("\n").removesuffix("\r")

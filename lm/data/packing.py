@@ -26,7 +26,7 @@ OPEN_ROWS = 64
 Made = TypeVar("Made")
 
 
-class _Epochs(Generic[Made]):
+class Epochs(Generic[Made]):
     """What is made for an epoch, kept for the last two, as rows of both are read at its end.
 
     One thread makes it and the others wait: lru_cache alone would have each make it.
@@ -115,7 +115,7 @@ class StreamPlan:
         self.rows = positions // row_length if wrap else -(-positions // row_length)
         self.positions = self.rows * row_length if wrap else positions
         self.left_out = positions - self.positions
-        self._epoch = _Epochs(self._make_epoch)
+        self._epoch = Epochs(self._make_epoch)
 
     def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         documents, rows, phase = _numbers(len(self._lengths)), _numbers(self.rows), 0
@@ -171,7 +171,7 @@ class _SettledRows:
     ) -> None:
         self._pieces, self._bounds, self._shuffle, self._seed = pieces, bounds, shuffle, seed
         self.rows = len(bounds) - 1
-        self._epoch = _Epochs(self._make_epoch)
+        self._epoch = Epochs(self._make_epoch)
 
     def _make_epoch(self, epoch: int) -> np.ndarray:
         rows = _numbers(self.rows)
@@ -222,7 +222,11 @@ class BinPlan(_SettledRows):
             np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
         ) * row_length
         sizes = np.minimum(inputs - begins, row_length)
-        bins = first_fit(sizes, row_length) if packing == "first_fit" else np.arange(len(sizes))
+        bins = (
+            first_fit(sizes[:, None], (row_length,))
+            if packing == "first_fit"
+            else np.arange(len(sizes))
+        )
         by_row = np.argsort(bins, kind="stable")
         pieces = np.stack([document, begins, begins + sizes + lookahead], axis=1)[by_row]
         bounds = np.concatenate([[0], np.cumsum(np.bincount(bins))])
@@ -235,6 +239,8 @@ Fit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 class PairPlan(_SettledRows):
     """A document and its target to a row, both whole: the texts 2n and 2n + 1 of a token store.
+    With `capacity`, the tokens that a row holds of texts and of targets, as many pairs as first fit
+    puts there, text and target in turn; who shares a row is settled once, as in a `BinPlan`.
 
     `fit` says what a row holds of a pair, `room` the same in words. Of pairs that are longer, with
     `too_long` "cut", whoever makes the row takes what fits; with "drop" there is no row for them;
@@ -251,6 +257,7 @@ class PairPlan(_SettledRows):
         too_long: Literal["error", "cut", "drop"],
         shuffle: bool,
         seed: tuple[int, ...],
+        capacity: tuple[int, int] | None = None,
     ) -> None:
         pairs = lengths.reshape(-1, 2)
         kept = np.stack(fit(pairs[:, 0], pairs[:, 1]), axis=1)
@@ -278,32 +285,48 @@ class PairPlan(_SettledRows):
                 f"none of the {len(pairs):,} pairs fits a row, which holds {room}: raise "
                 "data.sequence_length"
             )
+        ends = np.arange(len(documents) + 1)
+        if capacity is not None:
+            order = _numbers(len(documents))
+            if shuffle:
+                order = np.random.default_rng([*seed, 0, _DOCUMENTS]).permutation(order)
+            bins = first_fit(kept[order], capacity)
+            documents = documents[order][np.argsort(bins, kind="stable")]
+            ends = np.concatenate([[0], np.cumsum(np.bincount(bins))])
         texts = np.stack([2 * documents, 2 * documents + 1], axis=1).reshape(-1)
         pieces = np.stack([texts, np.zeros_like(texts), lengths[texts]], axis=1)
-        super().__init__(pieces, 2 * np.arange(len(documents) + 1), shuffle=shuffle, seed=seed)
+        super().__init__(pieces, 2 * ends, shuffle=shuffle, seed=seed)
 
 
 def first_fit(
-    sizes: Int[np.ndarray, "pieces"], capacity: int, open_rows: int = OPEN_ROWS
+    sizes: Int[np.ndarray, "pieces kinds"], capacity: tuple[int, ...], open_rows: int = OPEN_ROWS
 ) -> Int[np.ndarray, "pieces"]:
-    """The row of each piece: the first open one with room, else a new one, for which the fullest of
-    `open_rows` is closed. Linear in the number of pieces."""
+    """The row of each piece: the first open one with room for all `kinds` of its tokens, else a new
+    one, for which the fullest of `open_rows` is closed. Linear in the number of pieces."""
+    # What is left of all kinds in one number, so that one subtraction compares them all: 32 bits a
+    # kind, of which the highest stays set unless something is below 0.
+    shifts = [32 * kind for kind in range(len(capacity))]
+    guard, one = (sum(bit << shift for shift in shifts) for bit in (1 << 31, 1))
+    digits = (1 << 32) - 1
+    whole = sum(count << shift for count, shift in zip(capacity, shifts)) | guard
     rows = np.empty(len(sizes), np.int64)
     room: list[int] = []
     numbers: list[int] = []
     opened = 0
-    for index, size in enumerate(sizes.tolist()):
-        slot = next((slot for slot, left in enumerate(room) if left >= size), -1)
+    kinds = [sizes[:, kind].astype(object) << shift for kind, shift in enumerate(shifts)]
+    for index, size in enumerate(np.sum(kinds, axis=0)):
+        slot = next((s for s, left in enumerate(room) if (left - size) & guard == guard), -1)
         if slot < 0:
             if len(room) == open_rows:
-                fullest = min(range(open_rows), key=room.__getitem__)
+                # The remainder is the sum of the kinds, as that of 9 is of decimal digits.
+                fullest = min(range(open_rows), key=lambda slot: room[slot] % digits)
                 del room[fullest], numbers[fullest]
             slot = len(room)
-            room.append(capacity)
+            room.append(whole)
             numbers.append(opened)
             opened += 1
         rows[index] = numbers[slot]
         room[slot] -= size
-        if not room[slot]:
+        if (room[slot] - one) & guard != guard:
             del room[slot], numbers[slot]
     return rows

@@ -13,7 +13,16 @@ from typing import Any
 from lm import config as configs
 from lm.config import DataConfig, Source
 from lm.data.packing import BinPlan, PairPlan, Plan, StreamPlan
-from lm.data.rows import Mixture, PairMaker, RowMaker, Rows, seed_of, share, stack
+from lm.data.rows import (
+    Mixture,
+    NumberedRows,
+    PairMaker,
+    RowMaker,
+    Rows,
+    seed_of,
+    share,
+    stack,
+)
 from lm.data.store import DocumentStore, document_store
 from lm.data.tokenizer import Tokenizer, build_tokenizer
 from lm.data.tokens import TokenStore, texts, token_store
@@ -49,16 +58,18 @@ def prepare_dataset(
     documents = _documents(config, data_root, cache_dir)
     if tokenizer is None:
         tokenizer = _tokenizer(config, documents, data_root, cache_dir)
-    if vocab_size is not None and tokenizer.vocab_size > vocab_size:
-        raise ConfigError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocab_size is "
-            f"{vocab_size}: set model.vocab_size to at least {tokenizer.vocab_size}"
-        )
-
+    check_vocabulary(tokenizer, vocab_size)
     maker = make_rows(tokenizer)
+    if isinstance(maker, PairMaker) and config.packing == "first_fit":
+        if maker.packed is None:
+            raise ConfigError(
+                "data.packing='first_fit' puts several pairs into a row, which is for an "
+                "encoder-decoder: set data.packing='none'"
+            )
+        maker = maker.packed
 
-    def rows(split: str, name: str, source: Source) -> Rows:
-        with _named(split, name):
+    def part(split: str, name: str, source: Source) -> Part:
+        with named(split, name):
             store = token_store(
                 documents[split, name], source.fraction, tokenizer, add_bos=config.add_bos,
                 add_eos=config.add_eos, cache_dir=cache_dir, name=name,
@@ -67,15 +78,32 @@ def prepare_dataset(
             plan = _plan(config, store, maker, own_seed, training=split == "train")
             if isinstance(plan, PairPlan):
                 _note_too_long(f"data.{split}.{name}", plan)
-            return Rows(plan, store, maker, own_seed)
+            rows = Rows(plan, store, maker, own_seed)
+        return Part(
+            rows=rows,
+            fingerprint=store.fingerprint,
+            positions=plan.positions,
+            report=_report(documents[split, name], rows),
+            split=ValidationSplit.of(rows, add_bos=config.add_bos),
+        )
 
-    train = {name: rows("train", name, source) for name, source in sorted(config.train.items())}
-    validation = {name: rows("validation", name, s) for name, s in config.validation.items()}
-    return Dataset(config, tokenizer, documents, train, validation)
+    train = {name: part("train", name, source) for name, source in sorted(config.train.items())}
+    validation = {name: part("validation", name, s) for name, s in config.validation.items()}
+    return Dataset(config, tokenizer, train, validation)
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int | None) -> None:
+    """Raises ConfigError where the model's vocabulary, if there is one, is too small."""
+    if vocab_size is not None and tokenizer.vocab_size > vocab_size:
+        raise ConfigError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model's vocab_size is "
+            f"{vocab_size}: set model.vocab_size to at least {tokenizer.vocab_size}"
+        )
 
 
 @contextlib.contextmanager
-def _named(split: str, name: str) -> Iterator[None]:
+def named(split: str, name: str) -> Iterator[None]:
+    """Puts the source's name before what a UserError says."""
     try:
         yield
     except UserError as error:
@@ -96,7 +124,7 @@ def _documents(
         for name, source in sources.items():
             whole = dataclasses.replace(source, weight=1.0, fraction=(0.0, 1.0))
             if whole not in wholes:
-                with _named(split, name):
+                with named(split, name):
                     wholes[whole] = document_store(whole, data_root, cache_dir)
             found[split, name] = wholes[whole]
     return found
@@ -133,7 +161,7 @@ def _plan(
     if isinstance(maker, PairMaker):
         return PairPlan(
             store.lengths, fit=maker.fit, room=maker.room, too_long=config.too_long,
-            shuffle=shuffle, seed=seed,
+            shuffle=shuffle, seed=seed, capacity=maker.capacity,
         )  # fmt: skip
     if config.packing == "stream":
         return StreamPlan(
@@ -157,6 +185,18 @@ def _note_too_long(place: str, plan: PairPlan) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One source of a dataset: its rows through all epochs, how many positions of an epoch are
+    trained on, what the report says of it, and itself as a validation split."""
+
+    rows: NumberedRows
+    fingerprint: str
+    positions: int
+    report: dict[str, Any]
+    split: ValidationSplit
+
+
 class Dataset:
     """Training batches and validation splits, ready to read.
 
@@ -172,42 +212,34 @@ class Dataset:
         self,
         config: DataConfig,
         tokenizer: Tokenizer,
-        documents: Mapping[tuple[str, str], DocumentStore],
-        train: Mapping[str, Rows],
-        validation: Mapping[str, Rows],
+        train: Mapping[str, Part],
+        validation: Mapping[str, Part],
     ) -> None:
         self.tokenizer = tokenizer
         self._threads, self._prefetch = config.read_threads, config.prefetch
         weights = [config.train[name].weight for name in train]
-        self._rows = Mixture(list(train.values()), weights)
+        self._rows = Mixture([part.rows for part in train.values()], weights)
         self.rows_per_epoch = len(self._rows)
-        self.tokens_per_epoch = sum(rows.plan.positions for rows in train.values())
+        self.tokens_per_epoch = sum(part.positions for part in train.values())
         self.fingerprint = configs.fingerprint(
-            [[name, w, rows.store.fingerprint] for (name, rows), w in zip(train.items(), weights)]
+            [[name, w, part.fingerprint] for (name, part), w in zip(train.items(), weights)]
         )
-        self.validation_fingerprints = {n: r.store.fingerprint for n, r in validation.items()}
-        self.validation = {
-            name: ValidationSplit.of(rows, add_bos=config.add_bos)
-            for name, rows in validation.items()
-        }
+        self.validation_fingerprints = {n: part.fingerprint for n, part in validation.items()}
+        self.validation = {name: part.split for name, part in validation.items()}
         passes = self._passes(dict(zip(train, weights)), train)
         self.report: dict[str, Any] = {
             "tokenizer": {"vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint},
             "rows_per_epoch": self.rows_per_epoch,
             "tokens_per_epoch": self.tokens_per_epoch,
-            "train": {
-                n: {**_report(documents["train", n], r), "passes_per_epoch": passes[n]}
-                for n, r in train.items()
-            },
-            "validation": {
-                n: _report(documents["validation", n], r) for n, r in validation.items()
-            },
+            "train": {n: {**p.report, "passes_per_epoch": passes[n]} for n, p in train.items()},
+            "validation": {n: p.report for n, p in validation.items()},
         }
 
-    def _passes(self, weights: Mapping[str, float], train: Mapping[str, Rows]) -> dict[str, float]:
+    def _passes(self, weights: Mapping[str, float], train: Mapping[str, Part]) -> dict[str, float]:
         """How often an epoch reads each source; a note to stderr where that is often."""
         found = {}
-        for name, rows in train.items():
+        for name, part in train.items():
+            rows = part.rows
             share = weights[name] / sum(weights.values())
             found[name] = passes = round(share * self.rows_per_epoch / len(rows), 2)
             if passes > _MANY_PASSES:

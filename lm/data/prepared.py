@@ -59,17 +59,35 @@ def files(source: TfdsDataset, data_root: Path) -> list[Path]:
 def texts(source: TfdsDataset, data_root: Path) -> Iterator[str]:
     """The strings under `source.field`, in the order of the split."""
     folder = find(source, data_root)
-    records = open_split(folder, source.split)
-    for begin in range(0, len(records), _RECORDS):
-        numbers = range(begin, min(begin + _RECORDS, len(records)))
+    for number, record in enumerate(records(folder, source.split)):
+        yield _field(record, source.field, f"{folder}, record {number} of {source.split!r}")
+
+
+def records(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+    """The records of a split in order."""
+    source = open_split(folder, split)
+    for begin in range(0, len(source), _RECORDS):
+        numbers = range(begin, min(begin + _RECORDS, len(source)))
         try:
-            found = records.__getitems__(list(numbers))
+            found = source.__getitems__(list(numbers))
         # What the format's library raises has no class of its own.
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(f"{folder} is damaged ({reason}); prepare it again") from None
-        for number, record in zip(numbers, found, strict=True):
-            yield _field(record, source.field, f"{folder}, record {number} of {source.split!r}")
+        yield from found
+
+
+def class_names(folder: Path) -> dict[str, list[str]]:
+    """The names of the labels of every feature that has such."""
+    import tensorflow_datasets as tfds
+
+    features = dict(tfds.builder_from_directory(folder).info.features or {})
+    inner = {name: getattr(feature, "feature", feature) for name, feature in features.items()}
+    return {
+        name: list(feature.names)
+        for name, feature in inner.items()
+        if isinstance(feature, tfds.features.ClassLabel) and feature.names
+    }
 
 
 def open_split(folder: Path, split: str) -> Any:

@@ -45,7 +45,17 @@ class RowMaker(Protocol):
 @runtime_checkable
 class PairMaker(RowMaker, Protocol):
     """A maker of rows of two pieces, a text and its target. It cuts those that are longer than
-    `fit` says, which a plan lets through where that is wanted."""
+    `fit` says, which a plan lets through where that is wanted.
+
+    `packed` makes rows of several pairs; None where there is no such maker. `capacity` is how many
+    tokens of texts and of targets such rows hold; None where a row is one pair.
+    """
+
+    @property
+    def packed(self) -> PairMaker | None: ...
+
+    @property
+    def capacity(self) -> tuple[int, int] | None: ...
 
     @property
     def room(self) -> str:
@@ -105,6 +115,15 @@ def seed_of(seed: int, name: str) -> tuple[int, int]:
     return seed, zlib.crc32(name.encode("utf-8"))
 
 
+@runtime_checkable
+class NumberedRows(Protocol):
+    """Rows numbered through all epochs; its length is that of one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Features: ...
+
+
 class Rows:
     """The rows of one source, numbered through all epochs: row r is row r % plan.rows of epoch
     r // plan.rows. Each is a dict of arrays, as `make` makes it."""
@@ -160,7 +179,7 @@ class Mixture:
     of its share (per source before it), and no count has to be kept.
     """
 
-    def __init__(self, parts: Sequence[Rows], weights: Sequence[float]) -> None:
+    def __init__(self, parts: Sequence[NumberedRows], weights: Sequence[float]) -> None:
         self._parts = list(parts)
         # Exact whole-number arithmetic, so that row numbers stay right however long the run.
         exact = [Fraction(weight) for weight in weights]

@@ -101,6 +101,7 @@ def _documents(source: Source, data_root: Path) -> Iterator[Document]:
         return ({"text": text} for path in files for text in _text(path, source.document))
     if isinstance(source, configs.JsonlFiles):
         return (document for path in files for document in _jsonl(path, source))
+    assert isinstance(source, configs.TsvFiles)
     for column in (source.column, source.target_column):
         if isinstance(column, str) and not source.header:
             raise ConfigError(
@@ -167,13 +168,15 @@ def _jsonl(path: Path, source: configs.JsonlFiles) -> Iterator[Document]:
             raise UserError(
                 f"{place} is a JSON {type(row).__name__}, not an object with {source.field!r}{hint}"
             )
-        yield {name: _string(row, field, place) for name, field in fields.items()}
+        yield {name: _string(row, name, field, place) for name, field in fields.items()}
 
 
-def _string(row: dict[str, Any], field: str, place: str) -> str:
+def _string(row: dict[str, Any], name: str, field: str, place: str) -> str:
     if field not in row:
         raise UserError(f"{place} has {no_such('field', field, row)}")
     text = row[field]
+    if isinstance(text, list) and text and all(isinstance(part, str) for part in text):
+        text = " ".join(text) if name == "text" else text[0]
     if not isinstance(text, str):
         raise UserError(f"{place}: field {field!r} is {type(text).__name__}, not a string")
     try:

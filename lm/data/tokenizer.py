@@ -57,6 +57,7 @@ __all__ = [
     "build_tokenizer",
     "load_any",
     "load_tokenizer",
+    "spans_of",
     "stream_decoder",
     "train_tokenizer",
 ]
@@ -226,6 +227,11 @@ def _other_model(content: Any) -> bool:
 def stream_decoder(tokenizer: Tokenizer) -> StreamDecoder:
     """A decoder for tokens as they come: `push(id)` gives finished text, `finish()` the rest."""
     return StreamDecoder(cast(TokenizerBase, tokenizer))
+
+
+def spans_of(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """The ids of a text, and the characters [begin, end) that each is, or is a part of."""
+    return cast(TokenizerBase, tokenizer).encode_with_spans(text)
 
 
 def _trained_size(config: TokenizerConfig) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lm.data.rows import Rows, share, stack
+from lm.data.rows import NumberedRows, Rows, share, stack
 from lm.types import Features
 
 # Features in which -1 is padding; 0 is the first position.
@@ -30,7 +30,7 @@ class ValidationSplit:
     characters: int
     bytes: int | None
     documents: int
-    _rows: Rows
+    _rows: NumberedRows
 
     @classmethod
     def of(cls, rows: Rows, *, add_bos: bool) -> ValidationSplit:

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm.config import CausalLM, Masking, ReplacedTokens
+from lm.config import CausalLM, Masking, ReplacedTokens, TaskBase
 from lm.data.corruption.vocabulary import vocabulary_of, with_mask
 from lm.data.pipeline import Dataset
-from lm.errors import UserError
+from lm.errors import ConfigError, UserError
 from lm.evaluate.baseline import (
     masked_baseline,
     pair_baseline,
@@ -50,6 +50,7 @@ def evaluate_run(
     Raises:
       UserError: the run has no validation data, or its files are missing; a converted model has
         neither data nor, but for decoders, an objective.
+      ConfigError: a baseline of a task.
     """
     if not run.config.data.validation:
         converted = ": it is a converted model" if (run.workdir / CONVERTED).exists() else ""
@@ -59,6 +60,10 @@ def evaluate_run(
     objective = run.config.objective
     if run.objective is None or objective is None:
         raise UserError(f"the model in {run.workdir} has no objective, so no loss to evaluate")
+    if baseline and isinstance(objective, TaskBase):
+        raise ConfigError(
+            f"--baseline stands beside language models; objective {objective.name!r} is a task"
+        )
     dataset = open_dataset(run.config, run.objective, data_root, cache_dir, run.tokenizer)
     for name, fingerprint in dataset.validation_fingerprints.items():
         if run.data["validation"].get(name) != fingerprint:

@@ -13,18 +13,17 @@ say the other one and go on differently.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
 
 from lm.config import ModelConfig
+from lm.generate.arrange import arrange
+from lm.generate.decode_loop import Settings, decode, prefill
 from lm.generate.prompts import (
     bucket,
     check_architecture,
@@ -35,9 +34,9 @@ from lm.generate.prompts import (
     pad_right,
     row_keys,
 )
-from lm.generate.sampling import SamplingConfig, sample
-from lm.model.cache import init_cache, position_limit
-from lm.types import Key, Params
+from lm.generate.sampling import SamplingConfig
+from lm.model.cache import position_limit
+from lm.types import Params
 
 FinishReason = Literal["eos", "stop", "length"]
 
@@ -62,125 +61,6 @@ class Chunk(NamedTuple):
     tokens: np.ndarray
     logprobs: np.ndarray
     valid: np.ndarray
-
-
-class _State(NamedTuple):
-    """What one step hands to the next: the cache holds everything before `token`."""
-
-    cache: Any
-    token: Int[Array, " B"]
-    position: Int[Array, " B"]
-    seen: Bool[Array, "B V"] | None
-    active: Bool[Array, " B"]
-    step: Int[Array, ""]
-
-
-class _Settings(NamedTuple):
-    """The static part of a decoding, on which compiled programs depend."""
-
-    model: nn.Module
-    sampling: SamplingConfig
-    eos_id: int | None
-    vocab_size: int
-
-
-def _choose(
-    settings: _Settings, logits: Float[Array, "B V"], keys: Key, seen: Array | None, step: Array
-) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
-    """The next token of each row and its log-probability under the model."""
-    step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
-    token = sample(step_keys, logits[:, : settings.vocab_size], settings.sampling, seen)
-    chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-    return token, chosen - jax.nn.logsumexp(logits, axis=-1)
-
-
-def _after(settings: _Settings, state: _State, token: Array) -> _State:
-    """`state` once `token` is chosen: ended rows stay ended, and the token counts as seen."""
-    active = state.active
-    if settings.eos_id is not None:
-        active = active & (token != settings.eos_id)
-    seen = state.seen
-    if seen is not None:
-        seen = seen.at[jnp.arange(token.shape[0]), token].set(True)
-    return state._replace(
-        token=token, position=state.position + 1, seen=seen, active=active, step=state.step + 1
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("settings", "sequences", "length"))
-def _prefill(
-    settings: _Settings,
-    params: Params,
-    tokens: Int[Array, "P T"],
-    positions: Int[Array, "P T"],
-    keys: Key,
-    source: dict[str, Any],
-    *,
-    sequences: int,
-    length: int,
-) -> tuple[_State, Array, Array]:
-    """Reads the prompts into a cache of `length` slots, gives each prompt `sequences` rows, and
-    chooses the first token: (state, tokens [B], logprobs [B]) with B = P * sequences. `source` is
-    what an encoder reads: once, the cache keeps what the decoder needs of it."""
-    model, variables = settings.model, {"params": params}
-    cache = init_cache(model.config, tokens.shape[0], length)
-    read: Any = model.apply(
-        variables, tokens, positions=positions, cache=cache, **source, method="hidden"
-    )
-    hidden, cache = read
-    # Padding is on the left, so every prompt's last token stands in the last column.
-    logits = model.apply(variables, hidden[:, -1], method="logits")
-
-    def repeat(x: Array) -> Array:
-        return jnp.repeat(x, sequences, axis=0) if x.ndim else x
-
-    cache, logits, last = jax.tree.map(repeat, (cache, logits, positions[:, -1]))
-    seen = None
-    if settings.sampling.repetition_penalty != 1.0:
-        seen = jnp.zeros((tokens.shape[0], settings.vocab_size), bool)
-        seen = seen.at[jnp.arange(tokens.shape[0])[:, None], tokens].max(positions >= 0)
-        seen = repeat(seen)
-    step = jnp.int32(0)
-    token, logprob = _choose(settings, logits, keys, seen, step)
-    active = jnp.ones(token.shape, bool)
-    state = _State(cache, token, last, seen, active, step)
-    return _after(settings, state, token), token, logprob
-
-
-@functools.partial(jax.jit, static_argnames=("settings", "chunk"), donate_argnames=("state",))
-def _decode(
-    settings: _Settings, params: Params, state: _State, keys: Key, limit: Array, *, chunk: int
-) -> tuple[_State, Array, Array, Array, Array]:
-    """At most `limit` (<= `chunk`) steps, fewer if every row ends: (state, tokens, logprobs, valid,
-    steps made), the three arrays [B, chunk] with only the first steps filled."""
-    rows = state.token.shape[0]
-    outputs = (
-        jnp.zeros((rows, chunk), jnp.int32),
-        jnp.zeros((rows, chunk), jnp.float32),
-        jnp.zeros((rows, chunk), bool),
-    )
-
-    def unfinished(carry: Any) -> Array:
-        made, state, _ = carry
-        return (made < limit) & jnp.any(state.active)
-
-    def step(carry: Any) -> Any:
-        made, state, outputs = carry
-        logits, cache = settings.model.apply(
-            {"params": params},
-            state.token[:, None],
-            positions=state.position[:, None],
-            cache=state.cache,
-        )
-        token, logprob = _choose(settings, logits[:, 0], keys, state.seen, state.step)
-        outputs = tuple(
-            jax.lax.dynamic_update_index_in_dim(array, column, made, axis=1)
-            for array, column in zip(outputs, (token, logprob, state.active))
-        )
-        return made + 1, _after(settings, state._replace(cache=cache), token), outputs
-
-    made, state, outputs = jax.lax.while_loop(unfinished, step, (jnp.int32(0), state, outputs))
-    return state, *outputs, made
 
 
 class Decoding:
@@ -228,8 +108,8 @@ class Decoding:
         read = self._source["source"].shape[1] if self._source else 0
         check_memory(config, self.rows, self._shape()[1], read)
         self.ended = np.zeros(self.rows, bool)
-        self._settings = _Settings(model, sampling, eos_id, vocab_size)
-        self._params = params
+        self._settings = Settings(model, sampling, eos_id, vocab_size)
+        self._params = arrange(model, params)
         self._sequences = num_return_sequences
         self._keys = row_keys(seed, len(prompts), num_return_sequences)
         self._chunk = bucket(max_new_tokens) if chunk is None else chunk
@@ -254,7 +134,7 @@ class Decoding:
         """The first token of every row, then up to `chunk` steps at a time until all have ended."""
         width, length = self._shape()
         tokens, positions = pad_left(self._prompts, width)
-        state, token, logprob = _prefill(
+        state, token, logprob = prefill(
             self._settings,
             self._params,
             tokens,
@@ -271,12 +151,29 @@ class Decoding:
         while made < self._max_new_tokens and not self.ended.all():
             limit = jnp.int32(min(self._chunk, self._max_new_tokens - made))
             state = state._replace(active=jnp.asarray(~self.ended))
-            state, *outputs, steps = _decode(
+            state, *outputs, steps = decode(
                 self._settings, self._params, state, self._keys, limit, chunk=self._chunk
             )
             made += int(steps)
             self.ended |= ~np.asarray(state.active)
             yield Chunk(*(np.asarray(x)[:, : int(steps)] for x in outputs))
+
+    def completions(self) -> list[list[Completion]]:
+        """All that is said, to the end: the completions of each prompt."""
+        tokens: list[list[int]] = [[] for _ in range(self.rows)]
+        logprobs: list[list[float]] = [[] for _ in range(self.rows)]
+        for chunk in self.chunks():
+            for row in range(self.rows):
+                valid = chunk.valid[row]
+                tokens[row] += chunk.tokens[row][valid].tolist()
+                logprobs[row] += chunk.logprobs[row][valid].tolist()
+        eos_id = self._settings.eos_id
+        rows = [
+            Completion(t, p, "eos" if t[-1] == eos_id else "length")
+            for t, p in zip(tokens, logprobs)
+        ]
+        n = self._sequences
+        return [rows[i : i + n] for i in range(0, len(rows), n)]
 
 
 def generate(
@@ -296,7 +193,8 @@ def generate(
     encoder-decoder reads them and writes a target.
 
     Args:
-      model, params: a decoder or an encoder-decoder (`build_model`) and its parameters.
+      model, params: a decoder or an encoder-decoder (`build_model`) and its parameters, best
+        arranged once (`lm.generate.arrange`); they may be quantised (`lm.generate.quantize`).
       prompts: token ids, each at least one; of any lengths.
       sampling: how a token is chosen.
       max_new_tokens: the most tokens a completion has.
@@ -315,19 +213,7 @@ def generate(
         positions, or sequences that do not fit the memory.
       UserError: no prompt, an empty one, or ids outside the vocabulary.
     """
-    decoding = Decoding(
+    return Decoding(
         model, params, prompts, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id,
         seed=seed, num_return_sequences=num_return_sequences, vocab_size=vocab_size, start=start,
-    )  # fmt: skip
-    tokens: list[list[int]] = [[] for _ in range(decoding.rows)]
-    logprobs: list[list[float]] = [[] for _ in range(decoding.rows)]
-    for chunk in decoding.chunks():
-        for row in range(decoding.rows):
-            valid = chunk.valid[row]
-            tokens[row] += chunk.tokens[row][valid].tolist()
-            logprobs[row] += chunk.logprobs[row][valid].tolist()
-    rows = [
-        Completion(t, p, "eos" if t[-1] == eos_id else "length") for t, p in zip(tokens, logprobs)
-    ]
-    n = num_return_sequences
-    return [rows[i : i + n] for i in range(0, len(rows), n)]
+    ).completions()  # fmt: skip

@@ -7,17 +7,24 @@ known whether it is one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 
 from lm.config import DataConfig
 from lm.data.tokenizer import Tokenizer, stream_decoder
 from lm.errors import ConfigError, UserError
-from lm.generate.decode import Decoding, FinishReason
+from lm.generate.beam import Hypothesis, beam_search
+from lm.generate.beam_config import BeamConfig
+from lm.generate.constraints import Constraints
+from lm.generate.contrastive import ContrastiveConfig, contrastive_search
+from lm.generate.decode import Completion, Decoding, FinishReason
 from lm.generate.prompts import start_token
 from lm.generate.sampling import SamplingConfig
+from lm.generate.speculative import Draft, SpeculativeDecoding
 from lm.types import Params
 
 # Called with a prompt's index, a sequence's index and a piece of text, as text becomes known.
@@ -32,12 +39,14 @@ class TextCompletion:
     tokens, logprobs: every token made, the one that completed a stop string and the end-of-sequence
       token included; log-probabilities are natural, under the model itself.
     finish_reason: "eos", "stop" (a stop string) or "length" (max_new_tokens were made).
+    score: of beam search, which sorts by it (`lm.generate.beam.Hypothesis`); None of samples.
     """
 
     text: str
     tokens: list[int]
     logprobs: list[float]
     finish_reason: FinishReason
+    score: float | None = None
 
 
 class StopBuffer:
@@ -117,11 +126,12 @@ class _Row:
             self._pieces.append(text)
             self._show(text)
 
-    def completion(self) -> TextCompletion:
+    def completion(self, score: float | None = None) -> TextCompletion:
         if self.reason is None:
             self._end("length")
         assert self.reason is not None
-        return TextCompletion("".join(self._pieces), self.tokens, self.logprobs, self.reason)
+        text = "".join(self._pieces)
+        return TextCompletion(text, self.tokens, self.logprobs, self.reason, score)
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, data: DataConfig | None = None) -> list[int]:
@@ -179,7 +189,7 @@ def generate_text(
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
-    sampling: SamplingConfig,
+    sampling: SamplingConfig | BeamConfig | ContrastiveConfig,
     max_new_tokens: int,
     stop: Sequence[str] = (),
     seed: int = 0,
@@ -189,14 +199,19 @@ def generate_text(
     start: Sequence[int] | None = None,
     on_text: OnText | None = None,
     chunk: int = 8,
+    constraints: Constraints | None = None,
+    draft: Draft | None = None,
 ) -> list[list[TextCompletion]]:
-    """Continues text prompts, all in one batch; rows end at the tokenizer's eos or a stop string.
-    An encoder-decoder reads them and writes new texts.
+    """Continues text prompts; rows end at the tokenizer's eos or a stop string. An encoder-decoder
+    reads them and writes new texts. Samples are all made in one batch; a search sorts prompts by
+    length into batches of its own.
 
     Args:
       model, params, tokenizer: of one run.
       prompts: the texts to continue (see `encode_prompt`) or read (`encode_source`).
-      sampling, max_new_tokens, seed, num_return_sequences: see `lm.generate.decode.generate`.
+      sampling: how tokens are chosen: one by one, or by beam search (`lm.generate.beam`) or
+        contrastive search (`lm.generate.contrastive`), which take neither `seed` nor `stop`.
+      max_new_tokens, seed, num_return_sequences: see `lm.generate.decode.generate`.
       stop: strings that end a completion; they are looked for in the completion only.
       data: of the run: how documents began in training, see `encode_prompt`.
       before, start: of an encoder-decoder, tokens before every source, and those its target begins
@@ -204,19 +219,43 @@ def generate_text(
       on_text: gets each piece of each completion as soon as it is known; the pieces of a row joined
         are its text.
       chunk: steps between two looks at the tokens, so text comes in pieces of up to that many
-        tokens; it changes no result.
+        tokens; it changes no result. (A search gives every text at the end.)
+      constraints: of beam search, what may be said.
+      draft: of sampling, who proposes tokens (`lm.generate.speculative`).
 
     Returns:
       One list of `num_return_sequences` completions a prompt.
 
     Raises:
-      ConfigError, UserError: as `generate`; an empty stop string; text that cannot be encoded.
+      ConfigError, UserError: as `generate` or `beam_search`; an empty stop string, or any with a
+        search; constraints without beam search, several sequences of a contrastive one; a draft
+        with a search, or one that does not fit; text that cannot be encoded.
     """
     joined = model.config.architecture == "encoder_decoder"
     encode = encode_source if joined else encode_prompt
     encoded = [[*before, *encode(tokenizer, text, data)] for text in prompts]
     n, eos_id = num_return_sequences, tokenizer.eos_id
-    decoding = Decoding(
+    # What a row's text goes on from: its prompt, or in an encoder-decoder nothing.
+    read = [[] if joined else tokens for tokens in encoded]
+    if constraints is not None and not isinstance(sampling, BeamConfig):
+        raise ConfigError("constraints are for beam search alone")
+    if not isinstance(sampling, SamplingConfig):
+        if draft is not None:
+            raise ConfigError("a draft does not go with a search")
+        if stop:
+            raise ConfigError(
+                "stop strings do not go with a search, where a text ends with the end-of-sequence "
+                "token"
+            )
+        found = _search(
+            model, params, encoded, sampling, n, constraints, max_new_tokens=max_new_tokens,
+            eos_id=eos_id, vocab_size=tokenizer.vocab_size, start=start,
+        )  # fmt: skip
+        return _texts(tokenizer, read, found, on_text)
+    begin: Any = Decoding
+    if draft is not None:
+        begin = functools.partial(SpeculativeDecoding, draft=draft)
+    decoding: Decoding = begin(
         model, params, encoded, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id,
         seed=seed, num_return_sequences=n, vocab_size=tokenizer.vocab_size, start=start,
         chunk=chunk,
@@ -227,8 +266,6 @@ def generate_text(
             return lambda text: None
         return lambda text: on_text(row // n, row % n, text)
 
-    # What a row's text goes on from: its prompt, or in an encoder-decoder nothing.
-    read = [[] if joined else tokens for tokens in encoded]
     rows = [_Row(tokenizer, read[i // n], stop, eos_id, show(i)) for i in range(decoding.rows)]
     for tokens, logprobs, valid in decoding.chunks():
         for index, row in enumerate(rows):
@@ -239,3 +276,45 @@ def generate_text(
                 decoding.end(index)
     completions = [row.completion() for row in rows]
     return [completions[i : i + n] for i in range(0, len(completions), n)]
+
+
+def _search(
+    model: nn.Module,
+    params: Params,
+    encoded: Sequence[Sequence[int]],
+    how: BeamConfig | ContrastiveConfig,
+    num_return_sequences: int,
+    constraints: Constraints | None,
+    **options: Any,
+) -> Sequence[Sequence[Completion]]:
+    if isinstance(how, BeamConfig):
+        return beam_search(
+            model, params, encoded, beams=how, num_return_sequences=num_return_sequences,
+            constraints=constraints, **options,
+        )  # fmt: skip
+    if num_return_sequences != 1:
+        raise ConfigError(
+            f"contrastive search finds one completion of a prompt, not {num_return_sequences}"
+        )
+    return contrastive_search(model, params, encoded, contrast=how, **options)
+
+
+def _texts(
+    tokenizer: Tokenizer,
+    read: Sequence[Sequence[int]],
+    found: Sequence[Sequence[Completion]],
+    on_text: OnText | None,
+) -> list[list[TextCompletion]]:
+    """What was found as text, shown whole."""
+    completions: list[list[TextCompletion]] = []
+    for index, (prompt, hypotheses) in enumerate(zip(read, found)):
+        completions.append([])
+        for sequence, hypothesis in enumerate(hypotheses):
+            row = _Row(tokenizer, prompt, (), tokenizer.eos_id, lambda text: None)
+            for token, logprob in zip(hypothesis.tokens, hypothesis.logprobs):
+                row.push(token, logprob)
+            score = hypothesis.score if isinstance(hypothesis, Hypothesis) else None
+            completions[-1].append(row.completion(score))
+            if on_text is not None:
+                on_text(index, sequence, completions[-1][-1].text)
+    return completions

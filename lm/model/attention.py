@@ -61,7 +61,7 @@ def attend(
     groups, num_keys = key.shape[2], key.shape[1]
     # Heads first, and one plain batched matrix product a block (a group's queries side by side):
     # on CPU half the time of products that leave the heads where they are.
-    query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    query, key, value = map(_swap, (query, key, value))
     bias = context.bias
     results = []
     for span in context.spans or ((0, length, 0, num_keys),):
@@ -89,7 +89,12 @@ def attend(
         )
         results.append(block.reshape(batch, heads, stop - start, width))
     result = results[0] if len(results) == 1 else jnp.concatenate(results, axis=2)
-    return jnp.swapaxes(result, 1, 2)
+    return _swap(result)
+
+
+def _swap(x: jax.Array) -> jax.Array:
+    """Heads before what they attend to, and back."""
+    return jnp.swapaxes(x, 1, 2)
 
 
 class Attention(nn.Module):
@@ -123,9 +128,10 @@ class Attention(nn.Module):
                 )
                 query, key = turn(query), turn(key)
             if cache is not None:
-                key = append(cache.keys, key, cache.index)
-                value = append(cache.values, value, cache.index)
-                cache = cache.replace(keys=key, values=value)
+                keys = append(cache.keys, _swap(key), cache.index, 2)
+                values = append(cache.values, _swap(value), cache.index, 2)
+                key, value = _swap(keys), _swap(values)
+                cache = cache.replace(keys=keys, values=values)
         result = attend(
             query,
             key,
@@ -174,9 +180,9 @@ class Attention(nn.Module):
         if memory is not None and memory.states is not None:
             key = self._project(memory.states, "key", self.config.kv_heads)
             value = self._project(memory.states, "value", self.config.kv_heads)
-            cache = None if cache is None else cache.replace(cross=(key, value))
+            cache = None if cache is None else cache.replace(cross=(_swap(key), _swap(value)))
         elif cache is not None and cache.cross is not None:
-            key, value = cache.cross
+            key, value = map(_swap, cache.cross)
         else:
             raise ValueError(
                 "a decoder with cross-attention needs the source (source= or encoded=), or a "

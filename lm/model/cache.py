@@ -12,20 +12,20 @@ from jaxtyping import Array, Float, Int
 from lm.config import Learned, ModelConfig
 from lm.errors import ConfigError
 
-KeysAndValues = tuple[Float[Array, "B source K H"], Float[Array, "B source K H"]]
+KeysAndValues = tuple[Float[Array, "B K source H"], Float[Array, "B K source H"]]
 
 
 class LayerCache(struct.PyTreeNode):
     """One layer's part of a cache; `index` is the slot where the next keys are written."""
 
-    keys: Float[Array, "B S K H"]
-    values: Float[Array, "B S K H"]
+    keys: Float[Array, "B K S H"]
+    values: Float[Array, "B K S H"]
     index: Int[Array, ""]
     cross: KeysAndValues | None = None
 
 
 class Cache(struct.PyTreeNode):
-    """Keys and values of the tokens seen so far.
+    """Keys and values of the tokens seen so far: heads first, as attention multiplies them.
 
     Slots are filled in the order tokens arrive; which of them a query may attend to follows from
     the tokens' positions, so rows of one batch may hold different numbers of real tokens.
@@ -33,8 +33,8 @@ class Cache(struct.PyTreeNode):
     the source was given; `source_positions` its positions, -1 where it is padded.
     """
 
-    keys: tuple[Float[Array, "B S K H"], ...]
-    values: tuple[Float[Array, "B S K H"], ...]
+    keys: tuple[Float[Array, "B K S H"], ...]
+    values: tuple[Float[Array, "B K S H"], ...]
     positions: Int[Array, "B S"]
     index: Int[Array, ""]
     cross: tuple[KeysAndValues, ...] | None = None
@@ -66,7 +66,12 @@ def init_cache(config: ModelConfig, batch_size: int, length: int) -> Cache:
       ConfigError: learned positions end before `length`.
     """
     check_length(config, length)
-    shape = (batch_size, length, config.kv_heads, config.width_of_head)
+    return empty_slots(config, batch_size, length)
+
+
+def empty_slots(config: ModelConfig, batch_size: int, length: int) -> Cache:
+    """As `init_cache`, and there may be more slots than positions: not every slot is a token's."""
+    shape = (batch_size, config.kv_heads, length, config.width_of_head)
     layers = config.decoder_layers
     zeros = [jnp.zeros(shape, config.compute_dtype) for _ in range(2 * layers)]
     return Cache(
@@ -99,7 +104,6 @@ def cache_bytes(config: ModelConfig, batch_size: int, length: int, source_length
     return batch_size * (length + source_length) * slot
 
 
-def append(slots: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
-    """`slots` [B, S, ...] with `new` [B, T, ...] written from slot `index` on."""
-    start = (jnp.zeros_like(index), index) + (jnp.zeros_like(index),) * (slots.ndim - 2)
-    return jax.lax.dynamic_update_slice(slots, new.astype(slots.dtype), start)
+def append(slots: jax.Array, new: jax.Array, index: jax.Array, axis: int) -> jax.Array:
+    """`slots` with `new` written from slot `index` of `axis` on."""
+    return jax.lax.dynamic_update_slice_in_dim(slots, new.astype(slots.dtype), index, axis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -34,13 +35,17 @@ class SourceEncoder(Stack):
         source: Int[Array, "B S"],
         shared: Embedding,
         positions: Int[Array, "B S"] | None,
+        segment_ids: Int[Array, "B S"] | None = None,
         *,
         train: bool,
         keep_states: bool = False,
     ) -> StackOutput:
         """The states of a source, embedded by the encoder's own table or the `shared` one."""
         table = shared if self.config.source_vocab_size is None else self.token_embedding
-        return self(table(source), positions=positions, train=train, keep_states=keep_states)
+        return self(
+            table(source), positions=positions, segment_ids=segment_ids, train=train,
+            keep_states=keep_states,
+        )  # fmt: skip
 
 
 class EncoderDecoder(WithHeads):
@@ -59,9 +64,11 @@ class EncoderDecoder(WithHeads):
         *,
         source: Int[Array, "B S"] | None = None,
         source_positions: Int[Array, "B S"] | None = None,
+        source_segment_ids: Int[Array, "B S"] | None = None,
         encoded: Float[Array, "B S D"] | None = None,
         mask: Mask | None = None,
         positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
         cache: Cache | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "B T V"], Cache | None]:
@@ -72,6 +79,8 @@ class EncoderDecoder(WithHeads):
           source: what the encoder reads; or give `encoded`, the result of `encode`. With a cache
             they are given once: it keeps the source's keys and values.
           source_positions: default 0 .. S-1; -1 is padding, which nothing attends to.
+          source_segment_ids, segment_ids: which of several pairs a token is of, and so which source
+            a target attends to; both or neither. 0 is padding. Not together with a cache.
           mask, positions, cache, train: of the target, as for a decoder
             (`lm.model.transformer.Transformer`).
 
@@ -83,9 +92,11 @@ class EncoderDecoder(WithHeads):
             tokens,
             source=source,
             source_positions=source_positions,
+            source_segment_ids=source_segment_ids,
             encoded=encoded,
             mask=mask,
             positions=positions,
+            segment_ids=segment_ids,
             cache=cache,
             train=train,
         )
@@ -96,10 +107,13 @@ class EncoderDecoder(WithHeads):
         source: Int[Array, "B S"],
         *,
         source_positions: Int[Array, "B S"] | None = None,
+        source_segment_ids: Int[Array, "B S"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B S D"]:
         """The encoder's output."""
-        read = self.encoder.read(source, self.token_embedding, source_positions, train=train)
+        read = self.encoder.read(
+            source, self.token_embedding, source_positions, source_segment_ids, train=train
+        )
         return read.hidden
 
     def encoder_states(
@@ -122,18 +136,24 @@ class EncoderDecoder(WithHeads):
         *,
         source: Int[Array, "B S"] | None = None,
         source_positions: Int[Array, "B S"] | None = None,
+        source_segment_ids: Int[Array, "B S"] | None = None,
         encoded: Float[Array, "B S D"] | None = None,
         mask: Mask | None = None,
         positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
         cache: Cache | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         """The decoder's output, which `logits` turns into logits. As for `__call__`."""
-        memory, cache = self._memory(source, source_positions, encoded, cache, train)
+        if (segment_ids is None) != (source_segment_ids is None):
+            raise ValueError("segments of targets need those of sources, and the other way round")
+        segments = source_segment_ids, segment_ids
+        memory, cache = self._memory(source, source_positions, encoded, cache, train, segments)
         x = self.token_embedding(tokens)
         output = self.decoder(
-            x, mask=mask, positions=positions, cache=cache, memory=memory, train=train
-        )
+            x, mask=mask, positions=positions, segment_ids=segment_ids, cache=cache, memory=memory,
+            train=train,
+        )  # fmt: skip
         return output.hidden, output.cache
 
     def hidden_states(
@@ -160,12 +180,16 @@ class EncoderDecoder(WithHeads):
         encoded: Float[Array, "B S D"] | None,
         cache: Cache | None,
         train: bool,
+        segments: tuple[jax.Array | None, jax.Array | None] = (None, None),
     ) -> tuple[Memory, Cache | None]:
         """What cross-attention looks at, and the cache with the source's positions."""
         if source is not None and encoded is not None:
             raise ValueError("give the source or encoded, not both")
         if source is not None:
-            encoded = self.encode(source, source_positions=source_positions, train=train)
+            encoded = self.encode(
+                source, source_positions=source_positions, source_segment_ids=segments[0],
+                train=train,
+            )  # fmt: skip
         remembered = cache is not None and cache.cross is not None
         if (encoded is None) != remembered:
             raise ValueError(
@@ -178,4 +202,7 @@ class EncoderDecoder(WithHeads):
                 source_positions = cache.source_positions
             else:
                 cache = cache.replace(source_positions=source_positions)
-        return Memory(encoded, Mask(key_positions=source_positions)), cache
+        mask = Mask(
+            key_positions=source_positions, key_segments=segments[0], query_segments=segments[1]
+        )
+        return Memory(encoded, mask), cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,14 @@ POOLER_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": ACTIVATIONS["gelu"][0],
     "none": lambda x: x,
 }
+
+
+def head_modules() -> frozenset[str]:
+    """The names that modules of heads have among a model's parameters: what reads hidden states,
+    and what another task has no use for."""
+    kinds: tuple[str, ...] = get_args(HeadKind)
+    own = (name for kind in kinds for name in (kind, f"{kind}_transform"))
+    return frozenset(("lm_transform", "lm_norm", "lm_head", "pooler", *own))
 
 
 class WithHeads(nn.Module):

@@ -17,6 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from lm.config import ModelConfig, NormConfig
+from lm.model.quantized import quantized_product
 
 # From so many on it is the gradient that takes the time.
 MANY_ROWS = 256
@@ -46,16 +47,38 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, ...]) -> Float[Array, ...]:
-        shape = (*self.inputs, *self.outputs)
-        kernel = self.param("kernel", boxed_normal(self.stddev, self.axes), shape, jnp.float32)
-        y = product(
-            x.astype(self.dtype), kernel.astype(self.dtype), len(self.inputs), self.output_dtype
-        )
+        y = self._product(x.astype(self.dtype))
         if self.bias:
             axes = self.axes[len(self.inputs) :]
             zeros: Any = nn.with_logical_partitioning(nn.initializers.zeros, axes)
             y = y + self.param("bias", zeros, self.outputs, jnp.float32).astype(y.dtype)
         return y
+
+    def _product(self, x: Float[Array, ...]) -> Float[Array, ...]:
+        count, dtype = len(self.inputs), self.output_dtype
+        rows = x.shape[: x.ndim - count]
+        if self.has_variable("params", "quantized"):
+            y = quantized_product(x.reshape(*rows, -1), *_quantized(self))
+            return y.reshape(*rows, *self.outputs).astype(dtype or self.dtype)
+        if self.has_variable("params", "transposed"):
+            # Another order of the same numbers: see `lm.generate.arrange`.
+            transposed: jax.Array = self.get_variable("params", "transposed")
+            y = jax.lax.dot_general(
+                x.reshape(math.prod(rows), -1),
+                transposed.astype(self.dtype),
+                (((1,), (1,)), ((), ())),
+                preferred_element_type=dtype,
+            )
+            return y.reshape(*rows, *self.outputs)
+        shape = (*self.inputs, *self.outputs)
+        kernel = self.param("kernel", boxed_normal(self.stddev, self.axes), shape, jnp.float32)
+        return product(x, kernel.astype(self.dtype), count, dtype)
+
+
+def _quantized(module: nn.Module) -> tuple[jax.Array, jax.Array]:
+    """Int8 weights [outputs, inputs] and their scales, in place of a kernel or a table: see
+    `lm.generate.quantize`."""
+    return module.get_variable("params", "quantized"), module.get_variable("params", "scale")
 
 
 def product(
@@ -88,17 +111,30 @@ class Embedding(nn.Module):
     dtype: Any
 
     def setup(self) -> None:
+        if self.has_variable("params", "quantized"):
+            return
         self.embedding = self.param(
             "embedding", boxed_normal(self.stddev, self.axes), (self.size, self.width), jnp.float32
         )
 
     def __call__(self, indices: Int[Array, "*shape"]) -> Float[Array, "*shape {self.width}"]:
+        if self.has_variable("params", "quantized"):
+            table, scale = _quantized(self)
+            # The scale is NaN where the table ends; an int8 could not be.
+            scales = jnp.take(scale, indices, axis=0)[..., None]
+            return (jnp.take(table, indices, axis=0) * scales).astype(self.dtype)
         return jnp.take(self.embedding, indices, axis=0).astype(self.dtype)
 
     def attend(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape {self.size}"]:
         """Products with every vector of the table, in float32 (tied output embeddings)."""
-        table = self.embedding.astype(self.dtype)
-        return product(x.astype(self.dtype), table.T, 1, jnp.float32)
+        if self.has_variable("params", "quantized"):
+            return quantized_product(x.astype(self.dtype), *_quantized(self))
+        if self.has_variable("params", "columns"):
+            # As "transposed" of `Linear`.
+            columns: jax.Array = self.get_variable("params", "columns")
+        else:
+            columns = self.embedding.T
+        return product(x.astype(self.dtype), columns.astype(self.dtype), 1, jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

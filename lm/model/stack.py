@@ -120,7 +120,7 @@ class Stack(nn.Module):
             if positions is None:
                 ahead = cache.index + jnp.arange(length, dtype=jnp.int32)
                 positions = jnp.broadcast_to(ahead, x.shape[:2])
-            cache = cache.replace(positions=append(cache.positions, positions, cache.index))
+            cache = cache.replace(positions=append(cache.positions, positions, cache.index, 1))
             mask = mask & Mask(query_positions=positions, key_positions=cache.positions)
         elif positions is not None:
             mask = mask & Mask(query_positions=positions, key_positions=positions)

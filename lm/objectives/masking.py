@@ -105,6 +105,8 @@ class TranslationRows(MaskedRows):
     """A `lm.data.rows.PairMaker`: a text and its target in one row, masked both, with token_types,
     and positions that begin again with the target."""
 
+    packed = capacity = None
+
     @property
     def room(self) -> str:
         return f"{self._length} tokens of both"

@@ -36,8 +36,9 @@ class SequenceObjective:
     """Cross-entropy of the target's tokens, in nats, given the source and the target before them.
 
     A batch for an encoder-decoder has source, source_positions int32 [B, S], targets int32 [B, T]
-    and weights float32 [B, T]; one for a decoder tokens, targets, positions, weights [B, T] and
-    prefix_length int32 [B]. Terms: those of `CrossEntropy`.
+    and weights float32 [B, T], and with several pairs in a row positions, segment_ids int32 [B, T]
+    and source_segment_ids int32 [B, S]; one for a decoder tokens, targets, positions, weights
+    [B, T] and prefix_length int32 [B]. Terms: those of `CrossEntropy`.
     """
 
     def __init__(self, config: SourceToTarget, model: ModelConfig) -> None:
@@ -93,11 +94,13 @@ class SequenceObjective:
         start_id = self.model.config.decoder_start_id
         assert start_id is not None
         start = jnp.full_like(targets[:, :1], start_id)
-        return {
-            "tokens": jnp.concatenate([start, targets[:, :-1]], axis=1),
-            "source": batch["source"],
-            "source_positions": batch["source_positions"],
-        }
+        tokens = jnp.concatenate([start, targets[:, :-1]], axis=1)
+        given = {name: batch[name] for name in ("source", "source_positions")}
+        if "segment_ids" not in batch:
+            return {"tokens": tokens, **given}
+        packed = ("positions", "segment_ids", "source_segment_ids")
+        given |= {name: batch[name] for name in packed}
+        return {"tokens": jnp.where(batch["positions"] == 0, start_id, tokens), **given}
 
     def _of_prefix(self, batch: Batch) -> dict[str, Any]:
         """All of the prefix is seen by all; what follows looks back."""
@@ -188,15 +191,33 @@ class SequenceRows:
 
 class PairRows:
     """A `lm.data.rows.PairMaker`: a text is the source and its target the target, each with what
-    data.add_bos and add_eos put around it. For a decoder both share a row of `length`."""
+    data.add_bos and add_eos put around it. For a decoder both share a row of `length`; an
+    encoder-decoder may get `several` pairs in one."""
 
     lookahead = 0
 
     def __init__(
-        self, vocabulary: Vocabulary, length: int, target_length: int | None, *, decoder: bool
+        self,
+        vocabulary: Vocabulary,
+        length: int,
+        target_length: int | None,
+        *,
+        decoder: bool,
+        several: bool = False,
     ) -> None:
         self.positions, self._vocabulary, self._decoder = length, vocabulary, decoder
-        self._target_length = target_length or length
+        self._target_length, self._several = target_length or length, several
+
+    @property
+    def packed(self) -> PairRows | None:
+        if self._decoder:
+            return None
+        lengths = self.positions, self._target_length
+        return PairRows(self._vocabulary, *lengths, decoder=False, several=True)
+
+    @property
+    def capacity(self) -> tuple[int, int] | None:
+        return (self.positions, self._target_length) if self._several else None
 
     @property
     def room(self) -> str:
@@ -214,9 +235,10 @@ class PairRows:
         self, pieces: list[np.ndarray], rng: np.random.Generator, *, joined: bool, other: Other
     ) -> Features:
         v = self._vocabulary
-        source, target = seq2seq.cut_pair(pieces, self.fit, v)
+        pairs = [seq2seq.cut_pair(pieces[i : i + 2], self.fit, v) for i in range(0, len(pieces), 2)]
         if self._decoder:
-            return seq2seq.decoder_row(source, target, v, length=self.positions)
-        return seq2seq.encoder_decoder_row(
-            source, target, v, source_length=self.positions, length=self._target_length
-        )
+            return seq2seq.decoder_row(*pairs[0], v, length=self.positions)
+        lengths: Any = {"source_length": self.positions, "length": self._target_length}
+        if self._several:
+            return seq2seq.packed_row(pairs, v, **lengths)
+        return seq2seq.encoder_decoder_row(*pairs[0], v, **lengths)

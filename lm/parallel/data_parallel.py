@@ -51,8 +51,15 @@ class DataParallel:
     def init(self) -> State:
         return self.from_saved(self._init())
 
+    def prepare(self, batches: Batch) -> None:
+        """Nothing: what `jax.pmap` compiles ahead of a call is not used by the call."""
+
     def train(self, state: State, batches: Batch) -> tuple[State, Metrics]:
         return self._train(state, self.put(batches) if on_host(batches) else batches)
+
+    def compiled_text(self, state: State, batches: Batch) -> str:
+        batches = self.put(batches) if on_host(batches) else batches
+        return self._train.lower(state, batches).compile().as_text() or ""
 
     def evaluate(self, params: Params, batch: Batch) -> Evaluation:
         return self._evaluate(params, self.put_evaluation(batch) if on_host(batch) else batch)

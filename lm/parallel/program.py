@@ -63,9 +63,19 @@ class Mapped(Protocol):
         """The state before the first step, made in place on the devices."""
         ...
 
+    def prepare(self, batches: Batch) -> None:
+        """May start to compile `train` for K batches [K, B, ...], of which only the shapes matter,
+        while the caller does something else; `train` waits for it."""
+        ...
+
     def train(self, state: State, batches: Batch) -> tuple[State, Metrics]:
         """Optimiser steps on K batches [K, B, ...], with metrics [K]. The state given is donated:
         it must not be used again."""
+        ...
+
+    def compiled_text(self, state: State, batches: Batch) -> str:
+        """The compiled program that `train` runs on these, as text (XLA's HLO). Compiles it where
+        that has not been done, for `train` too; runs and donates nothing."""
         ...
 
     def evaluate(self, params: Params, batch: Batch) -> Evaluation:

@@ -3,6 +3,9 @@ arguments. Gives what a single device gives, to rounding, dropout included."""
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -26,6 +29,7 @@ class Sharded:
     def __init__(self, program: Program, mesh: Mesh) -> None:
         self.devices = mesh.size
         self._mesh = mesh
+        self._compiling: Future[Any] | None = None
         shapes = jax.eval_shape(program.init)
         self._shardings = state_shardings(jax.eval_shape(program.boxed_params), shapes, mesh)
         self._abstract = jax.tree.map(
@@ -64,8 +68,25 @@ class Sharded:
     def init(self) -> State:
         return self._init()
 
+    def prepare(self, batches: Batch) -> None:
+        shapes = {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._stacked_rows)
+            for name, x in batches.items()
+        }
+        # The call finds what has been lowered and compiled here.
+        pool = ThreadPoolExecutor(1, "compile")
+        self._compiling = pool.submit(lambda: self._train.lower(self._abstract, shapes).compile())
+        pool.shutdown(wait=False)
+
     def train(self, state: State, batches: Batch) -> tuple[State, Metrics]:
+        if self._compiling is not None:
+            self._compiling.result()
+            self._compiling = None
         return self._train(state, self.put(batches) if on_host(batches) else batches)
+
+    def compiled_text(self, state: State, batches: Batch) -> str:
+        batches = self.put(batches) if on_host(batches) else batches
+        return self._train.lower(state, batches).compile().as_text() or ""
 
     def evaluate(self, params: Params, batch: Batch) -> Evaluation:
         return self._evaluate(params, self.put_evaluation(batch) if on_host(batch) else batch)

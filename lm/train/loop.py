@@ -1,20 +1,21 @@
 """The training loop: dispatch step n + 1, then log step n; checkpoint; evaluate; stop well.
 
 The loop itself never waits for the device: metrics are read one dispatch late, batches are put on
-the device ahead of time, and checkpoints are written in the background.
+the device ahead of time, and a checkpoint is a copy on the device, written in the background once
+the metrics up to it are on disk.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm import config as configs
@@ -27,7 +28,9 @@ from lm.train.metrics import MetricsWriter
 from lm.train.plan import Plan
 from lm.train.preemption import StopRequest
 from lm.train.progress import Progress
+from lm.train.snapshot import Snapshot
 from lm.train.throughput import FlopsPerToken
+from lm.train.trace import DATA
 from lm.types import PyTree
 
 
@@ -46,11 +49,17 @@ class Session:
 
 
 class _Pending(NamedTuple):
-    """A dispatch whose metrics have not been read yet."""
+    """A dispatch whose metrics have not been read yet, and the state after it where that is to be
+    saved once they have been."""
 
     first: int
     steps: int
     metrics: PyTree
+    snapshot: Snapshot | None = None
+
+    @property
+    def last(self) -> int:
+        return self.first + self.steps
 
 
 def run(session: Session, state: PyTree, start: int, stop: StopRequest) -> int:
@@ -66,11 +75,11 @@ def run(session: Session, state: PyTree, start: int, stop: StopRequest) -> int:
         step = _Loop(session, writer, progress).run(state, start, stop)
         if writer is not None:
             writer.flush()
+        session.checkpoints.wait()
     finally:
         progress.close()
         if writer is not None:
             writer.close()
-    session.checkpoints.wait()
     if step < session.plan.total_steps:
         print(
             f"stopped by {stop.signal_name}: saved at step {step} of {session.plan.total_steps}; "
@@ -96,6 +105,7 @@ class _Loop:
 
     def run(self, state: PyTree, start: int, stop: StopRequest) -> int:
         plan, mapped = self.session.plan, self.session.mapped
+        checkpoints = self.session.checkpoints
         batches = self._batches(start)
         pending: _Pending | None = None
         step = start
@@ -104,17 +114,40 @@ class _Loop:
             count = plan.dispatch(step)
             state, metrics = mapped.train(state, upcoming)
             if step + count < plan.total_steps:
-                upcoming = mapped.put(next(batches))
+                # Named in profiles: the device waits for nothing else here.
+                with jax.profiler.TraceAnnotation(DATA):
+                    upcoming = mapped.put(next(batches))
             if pending is not None:
-                self._record(pending)
+                self._finish(pending)
+                if pending.first == start:
+                    gc.enable()
+                    checkpoints.prepare(mapped.to_save(state), mapped.params(state))
             pending = _Pending(step, count, metrics)
-            step += count
-            if plan.evaluates(step) or plan.saves(step) or stop.requested:
-                self._record(pending)
+            step = pending.last
+            if plan.evaluates(step) or stop.requested or self._saves_at_rest(step):
+                self._finish(pending)
                 pending = None
                 if self._at_rest(state, step, stop):
                     break
+            elif plan.saves(step):
+                pending = pending._replace(snapshot=take_snapshot(self.session, state))
+            checkpoints.check()
         return step
+
+    def _saves_at_rest(self, step: int) -> bool:
+        """Whether a checkpoint is due that the next step would overwrite."""
+        return self.session.plan.saves(step) and not self.session.checkpoints.in_background
+
+    def _finish(self, pending: _Pending) -> None:
+        """Reads a dispatch's metrics, and has the state after it saved where that is due."""
+        self._record(pending)
+        if pending.snapshot is not None:
+            self._save(pending.last, pending.snapshot, {})
+
+    def _save(self, step: int, snapshot: Snapshot, results: dict[str, dict[str, float]]) -> None:
+        # The metrics first, which the disk may keep waiting: a checkpoint never is ahead of them.
+        flush = None if self.writer is None else self.writer.flush
+        save_checkpoint(self.session, snapshot, step, results, first=flush)
 
     def _batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches stacked by dispatch: arrays [K, B, ...]."""
@@ -145,15 +178,11 @@ class _Loop:
                 self._stop_not_finite(step, line)
             if self.writer is not None and self._logs(step):
                 self.writer.write(step, "train", _tidy(line))
-        if (
-            self.writer is not None
-            and rate is not None
-            and self._logs(pending.first + pending.steps)
-        ):
+        if self.writer is not None and rate is not None and self._logs(pending.last):
             flops = self.session.flops
             share = rate / self.session.peak_flops
             self.writer.write_timing(
-                pending.first + pending.steps,
+                pending.last,
                 {
                     "tokens_per_second": round(rate, 1),
                     "mfu_palm": round(flops.palm * share, 4),
@@ -206,9 +235,7 @@ class _Loop:
         # Read once, after what takes long: a later signal waits for the next dispatch.
         stopping = stop.requested
         if self.session.plan.saves(step) or stopping:
-            if self.writer is not None:
-                self.writer.flush()
-            save_checkpoint(self.session, state, step, results)
+            self._save(step, take_snapshot(self.session, state), results)
         self._clock, self._timed_steps = time.perf_counter(), 0
         return stopping
 
@@ -235,31 +262,33 @@ class _Loop:
         return results
 
 
+def take_snapshot(session: Session, state: PyTree) -> Snapshot:
+    """What `save_checkpoint` saves of a state."""
+    mapped = session.mapped
+    return session.checkpoints.snapshot(mapped.to_save(state), mapped.params(state))
+
+
 def save_checkpoint(
-    session: Session, state: PyTree, step: int, results: dict[str, dict[str, float]]
+    session: Session,
+    snapshot: Snapshot,
+    step: int,
+    results: dict[str, dict[str, float]],
+    first: Callable[[], None] | None = None,
 ) -> None:
-    """Starts writing the checkpoint of `step`, with its evaluation `results` where there are any.
+    """Starts writing the checkpoint of `step`, with its evaluation `results` where there are any,
+    when `first` is done.
 
     Raises:
-      UserError: the parameters are not finite, or the disk is full.
+      UserError: as `Checkpoints.save`.
     """
-    if not bool(_all_finite(session.mapped.params(state))):
-        raise UserError(
-            f"step {step}: the last update made parameters that are not finite; nothing was saved. "
-            "A lower learning rate, more warm-up or clip_norm usually helps"
-        )
     session.checkpoints.save(
         step,
-        session.mapped.to_save(state),
+        snapshot,
         data=data_position(session.config, session.dataset, step),
         meta={"config": configs.fingerprint(session.config), "evaluation": results},
         metrics=next(iter(results.values()), None),
+        first=first,
     )
-
-
-@jax.jit
-def _all_finite(params: PyTree) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
 def data_position(config: Config, dataset: Dataset, step: int) -> dict[str, Any]:

@@ -11,13 +11,16 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from lm.errors import UserError
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -49,12 +52,20 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, start: int) -> None:
         self._path = workdir / "metrics.jsonl"
+        self._start = start
         with _explained(self._path):
             for name in ("metrics.jsonl", "timing.jsonl"):
                 _truncate(workdir / name, start)
         self._file = self._path.open("a", encoding="utf-8")
         self._timing = (workdir / "timing.jsonl").open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir), purge_step=start + 1 if start else None)
+
+    @cached_property
+    def _events(self) -> SummaryWriter:
+        # With the first line, not before: importing it takes as long as many a step.
+        from tensorboardX import SummaryWriter
+
+        purge_step = self._start + 1 if self._start else None
+        return SummaryWriter(str(self._path.parent), purge_step=purge_step)
 
     def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """One line of metrics; values are float32 numbers, written so that they read back equal."""
@@ -76,13 +87,15 @@ class MetricsWriter:
             for file in (self._file, self._timing):
                 file.flush()
             os.fsync(self._file.fileno())
-            self._events.flush()
+            if "_events" in self.__dict__:
+                self._events.flush()
 
     def close(self) -> None:
         """Gives the files back. What cannot be written any more has been an error already."""
-        for closable in (self._file, self._timing, self._events):
+        for closable in (self._file, self._timing, self.__dict__.get("_events")):
             with contextlib.suppress(OSError):
-                closable.close()
+                if closable is not None:
+                    closable.close()
 
     def _append(self, file: TextIO, line: Mapping[str, Any]) -> None:
         with _explained(Path(file.name)):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import gc
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,24 +14,26 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from lm.config import Config
+from lm.config import Config, TaskBase
+from lm.data.examples import prepare_examples
 from lm.data.pipeline import Dataset, prepare_dataset
 from lm.data.tokenizer import Tokenizer, load_tokenizer
 from lm.errors import ConfigError, UserError, did_you_mean
 from lm.objectives import build_objective
-from lm.objectives.base import Objective
+from lm.objectives.base import ExampleObjective, Objective, TextObjective
 from lm.parallel.mapping import Program, build_mapping
 from lm.train import loop
-from lm.train.checkpoint import Checkpoints, Restored, named_shapes
-from lm.train.digest import tree_digest
+from lm.train.checkpoint import Checkpoints
 from lm.train.metrics import read_jsonl
 from lm.train.optimizer import build_optimizer, learning_rate
 from lm.train.plan import InSteps, durations, make_plan
 from lm.train.plot import plot_loss
 from lm.train.preemption import StopRequest
+from lm.train.restoring import Restored
 from lm.train.state import TrainState, boxed_params, create_state
 from lm.train.step import evaluate_step, multi_step, train_step
 from lm.train.throughput import flops_per_token, peak_flops
+from lm.train.warm_start import warm_started
 from lm.train.workdir import (
     CHECKPOINTS,
     METRICS,
@@ -38,10 +41,7 @@ from lm.train.workdir import (
     begun,
     check_config,
     check_not_converted,
-    load_params,
     locked,
-    model_params,
-    read_config,
     write_config,
     write_manifest,
 )
@@ -60,6 +60,21 @@ def open_dataset(
     tokenizer: Tokenizer | None,
 ) -> Dataset:
     """The run's data; `tokenizer` is the one of a run that has begun, None builds it."""
+    if isinstance(objective, ExampleObjective):
+        assert isinstance(config.objective, TaskBase)
+        return prepare_examples(
+            config.data,
+            vocab_size=config.model.vocab_size,
+            roles=config.objective.roles,
+            make_rows=lambda tokenizer, training: objective.example_maker(
+                tokenizer, config.data, training
+            ),
+            seed=config.seed,
+            data_root=data_root,
+            cache_dir=cache_dir,
+            tokenizer=tokenizer,
+        )
+    assert isinstance(objective, TextObjective)
     return prepare_dataset(
         config.data,
         vocab_size=config.model.vocab_size,
@@ -91,13 +106,17 @@ def train(
     check_not_converted(workdir)
     if config.objective is None:
         raise ConfigError("objective is None: it says what is learned, so set config.objective")
-    with locked(workdir), StopRequest() as stop:
+    with locked(workdir), StopRequest() as stop, contextlib.ExitStack() as at_the_end:
         tokenizer = None
         if begun(workdir):
             check_config(workdir, config, note)
             tokenizer = load_tokenizer(workdir / TOKENIZER)
         objective = build_objective(config.objective, config.model)
         dataset = open_dataset(config, objective, data_root, cache_dir, tokenizer)
+        # Tracing makes much and leaves no garbage worth the half second of looking for it; the
+        # loop turns this on again after its first step.
+        gc.disable()
+        at_the_end.callback(gc.enable)
         session = around(_session(config, workdir, objective, dataset))
         # Everything that can be wrong with the config or the data has been by now.
         write_config(workdir, config)
@@ -241,6 +260,7 @@ def starting_point(
     if restored is not None:
         _check_same_data(session, restored)
         report(f"resuming from step {restored.step}")
+        _prepare(session, restored.step)
         return mapped.from_saved(restored.state), restored.step, {}
     dropped = len(read_jsonl(session.workdir / METRICS))
     if dropped:
@@ -248,22 +268,28 @@ def starting_point(
             "there is no checkpoint yet: starting from the beginning, without the "
             f"{dropped} lines of {METRICS}"
         )
+    _prepare(session, 0)
     state = mapped.init()
     if config.train.warm_start is None:
         return state, 0, {}
-    source = Path(config.train.warm_start).expanduser().absolute()
-    found = load_params(source, report=report)
-    report(f"warm start: parameters of {source}, step {found.step}")
-    if config.objective is not None and not config.objective.MODEL:
-        # Of several models that an objective trained, the one that is used.
-        found = found._replace(state=model_params(read_config(source), found.state))
-    state = mapped.from_saved(_with_params(mapped.to_save(state), found.state, config))
+    state, origin = warm_started(mapped.to_save(state), config, report)
+    state = mapped.from_saved(state)
     # The source may go on training: from here on the run depends on its own folder alone.
-    loop.save_checkpoint(session, state, 0, {})
+    loop.save_checkpoint(session, loop.take_snapshot(session, state), 0, {})
     session.checkpoints.wait()
-    digest = tree_digest(found.state)
-    origin = {"workdir": str(source), "step": found.step, "params_digest": digest}
     return state, 0, {"warm_start": origin}
+
+
+def _prepare(session: loop.Session, start: int) -> None:
+    """Has the steps compiled while the state is made and the first batches are read."""
+    plan, rows = session.plan, session.config.train.batch_size
+    if start >= plan.total_steps:
+        return
+    count = plan.dispatch(start)
+    batch = session.dataset.batch(0, rows)
+    session.mapped.prepare(
+        {k: jax.ShapeDtypeStruct((count, *x.shape), x.dtype) for k, x in batch.items()}
+    )
 
 
 def _check_same_data(session: loop.Session, restored: Restored) -> None:
@@ -275,25 +301,3 @@ def _check_same_data(session: loop.Session, restored: Restored) -> None:
                 f"{restored.data[key]}, now {now[key]}): restore the files, or start in a new "
                 "--workdir"
             )
-
-
-def _with_params(state: TrainState, params: Params, config: Config) -> TrainState:
-    """`state` with other parameters, which the optimiser starts on afresh."""
-    wanted, given = named_shapes(state.params), named_shapes(params)
-    wrong = [name for name in sorted({*wanted, *given}) if wanted.get(name) != given.get(name)]
-    if wrong:
-        lines = [
-            f"  {name}: warm start {given.get(name, 'absent')}, config {wanted.get(name, 'absent')}"
-            for name in wrong[:5]
-        ]
-        raise ConfigError(
-            f"train.warm_start={config.train.warm_start} is of another model; the first of "
-            f"{len(wrong)} parameters that differ:\n" + "\n".join(lines)
-        )
-
-    def place(new: Any, old: jax.Array) -> jax.Array:
-        return jax.device_put(np.asarray(new).astype(old.dtype), old.sharding)
-
-    placed = jax.tree.map(place, params, state.params)
-    ema = None if state.ema is None else jax.tree.map(place, params, state.ema)
-    return dataclasses.replace(state, params=placed, ema=ema)

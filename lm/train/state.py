@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -32,8 +33,10 @@ class TrainState:
         return jax.random.fold_in(jax.random.wrap_key_data(self.rng), self.step)
 
 
+@partial(jax.jit, static_argnames=("objective", "seed"))
 def boxed_params(objective: Objective, batch: Batch, seed: int) -> PyTree:
-    """Initial parameters with their logical axis names, for a batch (or its shapes)."""
+    """Initial parameters with their logical axis names, for a batch (or its shapes). Jitted, so
+    that what asks for their shapes first and for the state later traces the model once."""
     init_key, _ = jax.random.split(jax.random.key(seed))
     return objective.init(init_key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch))
 

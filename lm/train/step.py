@@ -64,16 +64,19 @@ def train_step(
     gradients, sums, weights, loss = _gradients(
         objective, state.params, batch, key, microbatches, reduce
     )
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if ema_decay is not None:
-        ema = jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, ema, params)
+    # The scopes are read in profiles (lm/train/hlo.py) and change nothing else.
+    with jax.named_scope("optimizer"):
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay is not None:
+            ema = jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, ema, params)
+        norm = gradient_norm(opt_state)
+        norm = optax.tree.norm(gradients) if norm is None else norm
 
-    norm = gradient_norm(opt_state)
     metrics = {name: sums[name] * _inverse(weights[name]) for name in sums}
     metrics["total_loss"] = loss
-    metrics["gradient_norm"] = optax.tree.norm(gradients) if norm is None else norm
+    metrics["gradient_norm"] = norm
     if learning_rate is not None:
         metrics["learning_rate"] = learning_rate(state.step)
     if "loss" in weights:
@@ -118,7 +121,8 @@ def _gradients(
 
     def share(params: Params, part: Batch, key: Key, weights: Sums | None) -> Any:
         """What a part contributes to the loss, and (its sums, the weights that divide them)."""
-        terms = objective.loss(params, part, key, train=True)
+        with jax.named_scope("loss"):
+            terms = objective.loss(params, part, key, train=True)
         sums = {name: jnp.asarray(t.sum, jnp.float32) for name, t in terms.items()}
         if weights is None:
             weights = reduce({name: _weight(t.weight) for name, t in terms.items()})

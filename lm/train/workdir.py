@@ -29,7 +29,8 @@ from lm.errors import ConfigError, UserError
 from lm.model import build_model
 from lm.objectives import build_objective
 from lm.objectives.base import Objective
-from lm.train.checkpoint import Checkpoints, Restored
+from lm.train.checkpoint import Checkpoints
+from lm.train.restoring import Restored
 from lm.types import Params
 
 CONFIG, MANIFEST, METRICS = "config.json", "manifest.json", "metrics.jsonl"

@@ -21,10 +21,26 @@ def times(name: str, *seconds: float, **facts: Any) -> Result:
         (
             "decode",
             [
-                times(decode.OURS, 1.0, tokens=[[1, 2], [3, 1]]),
-                times("transformers.generate", 2.0, tokens=[[1, 2], [3, 4]]),
+                times(
+                    decode.OURS,
+                    1.0,
+                    tokens=[[1, 2], [3, 1], [5, 6]],
+                    runners_up=[[0, 0], [0, 4], [7, 0]],
+                    margins=[[9.0, 9.0], [9.0, 1e-5], [2e-5, 9.0]],
+                    rounding=3e-5,
+                ),
+                times("transformers.generate", 2.0, tokens=[[1, 2], [3, 4], [7, 8]]),
+                times("same", 2.0, tokens=[[1, 2], [3, 1], [5, 6]]),
+                times("far", 2.0, tokens=[[1, 2], [4, 1], [5, 6]]),
             ],
-            {"same tokens, transformers.generate": 0.75},
+            {
+                "same tokens, transformers.generate": 0.5,
+                "gap where tokens part, transformers.generate": 2e-5,
+                "same tokens, same": 1.0,
+                "same tokens, far": 5 / 6,
+                # Not the runner-up: no rounding.
+                "gap where tokens part, far": None,
+            },
         ),
         (
             "data",
@@ -34,15 +50,33 @@ def times(name: str, *seconds: float, **facts: Any) -> Result:
         (
             "checkpoint",
             [
-                times(checkpoint.NONE, 1.0, 2.0),
-                # Half a step's time over it in each of 4 steps; then a whole one.
-                times(checkpoint.ASYNC, 1.5, 3.0, units=4, save_seconds=[0.3, 0.3]),
-                times(checkpoint.SYNC, 2.0, 4.0, units=4, save_seconds=[1.5, 4.5]),
+                times(checkpoint.NONE, 1.0, 2.0, excess_seconds=[0.5, 0.75]),
+                # Half a step's time over it in each of 24 steps; then a whole one.
+                times(
+                    checkpoint.ASYNC,
+                    1.5,
+                    3.0,
+                    units=24,
+                    steps_per_dispatch=2,
+                    excess_seconds=[2.0, 2.25],
+                    save_seconds=[0.3, 0.3],
+                    overtime_seconds=[0.5, 0.5],
+                ),
+                times(
+                    checkpoint.SYNC,
+                    2.0,
+                    4.0,
+                    units=24,
+                    steps_per_dispatch=4,
+                    save_seconds=[1.5, 4.5],
+                    overtime_seconds=[0.0, 0.0],
+                ),
             ],
             {
-                f"{checkpoint.ASYNC}, steps": 2.0,
+                f"{checkpoint.ASYNC}, steps": 12.0,
+                f"{checkpoint.ASYNC}, steps within the round": 1.0,
                 f"{checkpoint.ASYNC}, steps in save": 0.2,
-                f"{checkpoint.SYNC}, steps": 4.0,
+                f"{checkpoint.SYNC}, steps": 24.0,
                 f"{checkpoint.SYNC}, steps in save": 2.0,
             },
         ),

@@ -102,11 +102,18 @@ def test_who_cannot_run_is_left_out_with_the_reason() -> None:
     assert "left out: b: no compiler" in notes
 
 
-def test_without_the_base_there_is_no_comparison() -> None:
-    base = Fake("a", Clock(), [], reason="no data")
-    with pytest.raises(Unavailable, match="no data"):
-        compare([base], rounds=1, base="a")
+def test_without_the_base_the_others_are_measured() -> None:
+    clock = Clock()
+    base, other = Fake("a", clock, [], reason="no data"), Fake("b", clock, [1, 2])
+    comparison = compare([base, other], rounds=2, base="a")
+    assert comparison.left_out == {"a": "no data"} and "a" not in comparison
+    assert len(comparison["b"].seconds.values) == 2
     assert base.calls == ["prepare", "close"]
+
+
+def test_nobody_runs() -> None:
+    comparison = compare([Fake("a", Clock(), [], reason="no data")], rounds=1, base="a")
+    assert not comparison.results
 
 
 def test_all_are_closed_when_one_fails() -> None:

@@ -44,3 +44,10 @@ def test_an_error_right_after_the_gate_is_seen(
     contestant._train()
     error = contestant._gate.arrived.get_nowait()
     assert isinstance(error, ValueError)
+
+
+def test_a_round_without_a_longer_dispatch_has_no_excess() -> None:
+    # Begun; two dispatches at once, then one whenever another is done; the end after all of them.
+    even = [0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 6.0]
+    assert loop.excess(even) == 0.0
+    assert loop.excess([*even[:4], *(time + 0.5 for time in even[4:])]) == 0.5

@@ -75,6 +75,35 @@ def test_the_record_is_json_without_the_bulk() -> None:
     assert values["left_out"] == {"torch compiled": "no compiler"}
 
 
+def test_without_the_base_there_are_times_and_no_ratios() -> None:
+    others = dataclasses.replace(COMPARISON, results=COMPARISON.results[1:])
+    values = record(train.SUITE, "tiny", "two layers", others, ceiling=1e11)
+    assert values["contestants"][0]["ratio"] is None
+    lines = table(values, []).splitlines()
+    assert lines[3].split() == ["contestant", "time", "quartiles", "tokens/s", "memory"]
+    assert lines[4].split()[:4] == ["torch", "eager", "750", "ms"]
+    assert picture([values]).startswith(b"\x89PNG\r\n")
+
+
+def test_nobody_ran() -> None:
+    nobody = Comparison("lm train", (), {"lm train": "no device"})
+    values = record(train.SUITE, "tiny", "two layers", nobody, ceiling=1e11)
+    assert "left out: lm train: no device" in table(values, [])
+    assert picture([values]).startswith(b"\x89PNG\r\n")
+
+
+@pytest.mark.parametrize(("shared", "utilisation"), [(True, 0.01), (False, 0.0025)])
+def test_utilisation_is_of_all_chips_that_were_used(shared: bool, utilisation: float) -> None:
+    """A CPU's virtual devices share its rate; each chip of a board has one of its own."""
+    four = [
+        dataclasses.replace(result, facts={**result.facts, "devices": 4})
+        for result in COMPARISON.results
+    ]
+    comparison = dataclasses.replace(COMPARISON, results=tuple(four))
+    values = record(train.SUITE, "tiny", "two layers", comparison, 1e11, shared=shared)
+    assert values["contestants"][0]["mfu_palm"] == pytest.approx(utilisation)
+
+
 def test_the_picture_is_a_png(tmp_path: Path) -> None:
     drawn = picture([the_record(), the_record()])
     assert drawn.startswith(b"\x89PNG\r\n")

@@ -59,7 +59,12 @@ def tiny_run() -> Run:
 
 @pytest.fixture(autouse=True)
 def loads_tiny_run(monkeypatch):
-    monkeypatch.setattr(workdirs, "load_run", lambda workdir, step=None: tiny_run())
+    def load(workdir: Path, step: int | None = None) -> Run:
+        if str(workdir) == "other":
+            return dataclasses.replace(tiny_run(), tokenizer=Characters.train(["abc"]))
+        return tiny_run()
+
+    monkeypatch.setattr(workdirs, "load_run", load)
 
 
 def generate(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -150,9 +155,66 @@ def test_an_empty_prompt_file_is_refused(capsys, tmp_path):
     assert "prompt.txt is empty; --prompt='' starts from nothing" in err
 
 
+def with_end(monkeypatch) -> Run:
+    """The same run, whose texts end with a point."""
+    tokenizer = copy.copy(tiny_run().tokenizer)
+    tokenizer.eos_id = tokenizer.encode(".")[0]
+    run = dataclasses.replace(tiny_run(), tokenizer=tokenizer)
+    monkeypatch.setattr(workdirs, "load_run", lambda workdir, step=None: run)
+    return run
+
+
+def test_beam_search_gives_the_best_first_with_scores(capsys, monkeypatch):
+    with_end(monkeypatch)
+    options = ("--prompt=abc", "--max_new_tokens=6", "--num_beams=3", "--length_penalty=0.5")
+    status, out, _ = generate(capsys, *options, "--num_return_sequences=3", "--json")
+    found = json.loads(out)["completions"]
+    scores = [completion["score"] for completion in found]
+    assert status == 0 and len(found) == 3 and scores == sorted(scores, reverse=True)
+    status, out, _ = generate(capsys, *options)
+    assert (status, out) == (0, "abc" + found[0]["text"] + "\n")
+    _, out, _ = generate(capsys, *options, "--num_return_sequences=3", "--early_stopping=never",
+                         "--choice=ab", "--choice=h i", "--json")  # fmt: skip
+    assert {completion["text"] for completion in json.loads(out)["completions"]} == {"ab", "h i"}
+    first = found[0]["text"][:2]
+    _, out, _ = generate(capsys, *options, f"--suppress={first}")
+    assert first not in out.removeprefix("abc")
+
+
+def test_contrastive_search_is_asked_for_by_its_penalty(capsys):
+    options = ("--prompt=abc", "--max_new_tokens=9")
+    _, greedy, _ = generate(capsys, *options, "--temperature=0")
+    status, out, _ = generate(capsys, *options, "--penalty_alpha=0", "--top_k=3")
+    assert (status, out) == (0, greedy)
+    _, out, _ = generate(capsys, *options, "--penalty_alpha=0.9")
+    assert out != greedy and len(out) == len(greedy)
+
+
 class Stdin:
     def __init__(self, data: bytes) -> None:
         self.buffer = io.BytesIO(data)
+
+
+def test_a_draft_changes_no_greedy_text_and_its_share_is_reported(capsys):
+    arguments = (
+        "--prompt=ab",
+        "--temperature=0",
+        "--max_new_tokens=20",
+        "--num_return_sequences=2",
+    )
+    _, plain, _ = generate(capsys, *arguments)
+    status, drafted, err = generate(capsys, *arguments, "--draft=W", "--draft_tokens=3")
+    assert status == 0 and drafted == plain
+    assert "100.0% of the draft's tokens were kept" in err
+
+
+def test_int8_weights_say_something_else_sometimes(capsys):
+    arguments = ("--prompt=ab", "--temperature=0", "--json")
+    _, exact, _ = generate(capsys, *arguments)
+    status, near, _ = generate(capsys, *arguments, "--weights=int8")
+    [exact], [near] = (json.loads(text)["completions"] for text in (exact, near))
+    assert status == 0 and near["tokens"][0] == exact["tokens"][0]
+    assert len(near["tokens"]) == len(exact["tokens"])
 
 
 def test_prompt_from_a_file_and_from_standard_input(capsys, tmp_path, monkeypatch):
@@ -184,6 +246,27 @@ def test_prompt_from_a_file_and_from_standard_input(capsys, tmp_path, monkeypatc
         (["--prompt=a", "--max_new_tokens=99999999999"], 2, "below 2^31, not 99999999999"),
         (["--prompt=a", "--num_return_sequences=1000000000000"], 2, "1000000000000 sequences of"),
         (["--prompt=abX"], 1, "X"),
+        (["--prompt=a", "--weights=int4"], 2, "--weights"),
+        (["--prompt=a", "--draft_tokens=2"], 2, "--draft_tokens is of a draft: give --draft with"),
+        (["--prompt=a", "--draft=W", "--draft_tokens=0"], 2, "draft_tokens"),
+        (["--prompt=a", "--draft=W", "--num_beams=2"], 2, "--draft does not go with a search (--n"),
+        (["--prompt=a", "--draft=other"], 2, "--draft=other has another tokenizer than --workdir"),
+        (["--prompt=a", "--num_beams=0"], 2, "num_beams"),
+        (["--prompt=a", "--num_beams=2", "--temperature=1"], 2, "--temperature does not go with"),
+        (["--prompt=a", "--num_beams=2", "--stop=."], 2, "--stop does not go with --num_beams"),
+        (["--prompt=a", "--length_penalty=1"], 2, "--length_penalty is of beam search: give --num"),
+        (["--prompt=a", "--num_beams=2", "--suppress="], 2, "--suppress= or --choice= is empty"),
+        (["--prompt=a", "--num_beams=2", "--penalty_alpha=0.6"], 2, "--penalty_alpha does not go"),
+        (["--prompt=a", "--penalty_alpha=0.6", "--top_p=0.5"], 2, "--top_p does not go with --pen"),
+        (["--prompt=a", "--penalty_alpha=2"], 2, "penalty_alpha must be between 0 and 1, not 2"),
+        (["--prompt=a", "--penalty_alpha=1", "--num_return_sequences=2"], 2, "one completion of"),
+        (["--prompt=a", "--choice=b"], 2, "--choice is of beam search: give --num_beams"),
+        (["--prompt=a", "--num_beams=2", "--choice=b"], 2, "choices need an end-of-sequence token"),
+        (
+            ["--prompt=a", "--num_beams=2", "--num_return_sequences=3"],
+            2,
+            "num_return_sequences must be between 1 and num_beams=2, not 3",
+        ),
         (
             ["--prompt=abc", "--max_new_tokens=64"],
             2,

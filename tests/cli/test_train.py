@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +392,41 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     # Nothing that is not finite was written as a number or a checkpoint.
     assert all(np.isfinite(row["loss"]) for row in read_jsonl(workdir / "metrics.jsonl"))
     assert step not in inspect(workdir, capsys)["checkpoints"]
+
+
+def test_a_slow_disk_does_not_hold_up_the_steps(
+    workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint of step 4 is written when step 7 is done: it is that of step 4 all the same,
+    and the next one waits for it."""
+    from lm.train.checkpoint import Checkpoints
+
+    write = Checkpoints._write
+    last = []
+
+    def slow(self: Checkpoints, step: int, *rest: Any) -> None:
+        deadline = time.monotonic() + 60
+        while step == 4 and time.monotonic() < deadline:
+            last[:] = [read_jsonl(workdir / "metrics.jsonl")[-1]["step"]]
+            if last == [7]:
+                break
+            time.sleep(0.001)
+        write(self, step, *rest)
+
+    flags = ["--config.train.duration.steps=8", "--config.train.steps_per_dispatch=1",
+             "--config.train.log_every=1", "--config.evaluation.every=None",
+             "--config.checkpoint.every.steps=4", "--config.checkpoint.keep_last=9"]  # fmt: skip
+    assert train(workdir.parent / "plain", *flags) == 0
+    monkeypatch.setattr(Checkpoints, "_write", slow)
+    assert train(workdir, *flags) == 0
+    assert last == [7]
+    for step in (4, 8):
+        digests = []
+        for folder in (workdir, workdir.parent / "plain"):
+            capsys.readouterr()
+            assert main(["inspect", f"--workdir={folder}", f"--step={step}"]) == 0
+            digests.append(json.loads(capsys.readouterr().out)["digests"])
+        assert digests[0] == digests[1]
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

@@ -193,17 +193,34 @@ def test_an_epochs_orders_take_four_bytes_a_number() -> None:
     assert documents.dtype == rows.dtype == bins()._make_epoch(0).dtype == np.uint32
 
 
+def one_kind(sizes: list[int], capacity: int, open_rows: int = 64) -> list[int]:
+    return first_fit(np.array(sizes)[:, None], (capacity,), open_rows).tolist()
+
+
 def test_first_fit_against_a_literal() -> None:
-    assert first_fit(np.array([5, 6, 3, 4, 2, 10, 1, 1]), 10).tolist() == [0, 1, 0, 1, 0, 2, 3, 3]
+    assert one_kind([5, 6, 3, 4, 2, 10, 1, 1], 10) == [0, 1, 0, 1, 0, 2, 3, 3]
     # With one open row it is next fit.
-    assert first_fit(np.array([5, 6, 3, 4, 2]), 10, open_rows=1).tolist() == [0, 1, 1, 2, 2]
+    assert one_kind([5, 6, 3, 4, 2], 10, 1) == [0, 1, 1, 2, 2]
     # Rows 0 (room 4) and 1 (room 1) are open: the fuller is closed, so 3 still finds room.
-    assert first_fit(np.array([6, 9, 5, 4]), 10, open_rows=2).tolist() == [0, 1, 2, 0]
+    assert one_kind([6, 9, 5, 4], 10, 2) == [0, 1, 2, 0]
+
+
+def test_first_fit_of_two_kinds() -> None:
+    # The second is full of the one kind and the third of the other in row 0.
+    sizes = np.array([[4, 6], [5, 1], [1, 5], [6, 1], [1, 3]])
+    assert first_fit(sizes, (10, 10)).tolist() == [0, 0, 1, 1, 0]
+    # Rows 0 (1 + 9 left) and 1 (4 + 4 left) are open: the second is fuller, of both together.
+    sizes = np.array([[9, 1], [6, 6], [8, 8], [1, 1]])
+    assert first_fit(sizes, (10, 10), open_rows=2).tolist() == [0, 1, 2, 0]
+    sizes = np.random.default_rng(0).integers(1, 40, (3000, 2))
+    rows = first_fit(sizes, (64, 80))
+    held = np.stack([np.bincount(rows, sizes[:, kind]) for kind in (0, 1)], axis=1)
+    assert (held <= [64, 80]).all() and held.mean(0)[0] > 60
 
 
 def test_first_fit_fills_rows() -> None:
     sizes = np.random.default_rng(0).geometric(1 / 60, 5000).clip(1, 256)
-    rows = first_fit(sizes, 256)
+    rows = first_fit(sizes[:, None], (256,))
     held = np.bincount(rows, sizes)
     assert held.max() <= 256
     assert held.mean() / 256 > 0.98
@@ -237,6 +254,21 @@ def test_a_pair_is_a_row_whole(too_long: Any, shuffle: bool) -> None:
     assert (plan.num_cut, plan.num_dropped) == ((2, 0) if too_long == "cut" else (0, 2))
     assert plan.positions == (38 if too_long == "cut" else 21)
     assert plan.positions + plan.left_out == 44 and plan.longest == (9, 2)
+
+
+@pytest.mark.parametrize("too_long", ["cut", "drop"])
+def test_packed_pairs_stay_whole_and_share_rows(too_long: Any) -> None:
+    plan = pair_plan(too_long=too_long, capacity=(8, 10))
+    whole = {row[0].document: row for row in epoch_rows(pair_plan(too_long=too_long), 0)}
+    for epoch in range(3):
+        rows = epoch_rows(plan, epoch)
+        pairs = [row[i : i + 2] for row in rows for i in range(0, len(row), 2)]
+        assert sorted(pairs) == sorted(whole.values())
+        for row in rows:
+            assert sum(min(piece.end, 6) for piece in row[::2]) <= 8
+            assert sum(min(piece.end, 8) for piece in row[1::2]) <= 10
+    assert plan.rows < len(whole)
+    assert any(epoch_rows(plan, 0) != epoch_rows(plan, epoch) for epoch in range(1, 6))
 
 
 def test_pairs_that_do_not_fit() -> None:

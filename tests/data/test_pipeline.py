@@ -356,6 +356,7 @@ class Pair:
     """A maker of rows of 6 tokens and 8 of the target."""
 
     positions, lookahead, room = 14, 0, "6 tokens and 8"
+    packed = capacity = None
 
     def fit(self, texts: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.minimum(texts, 6), np.minimum(targets, 8)

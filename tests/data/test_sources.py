@@ -45,6 +45,15 @@ def test_jsonl(tmp_path: Path) -> None:
     assert read(JsonlFiles(paths=("a.jsonl",), field="body"), tmp_path) == ["one\n", "春"]
 
 
+def test_jsonl_lists_are_sentences_of_a_text_and_alternatives_of_a_target(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"s": ["One.", "Two."], "t": ["A", "B"]}\n')
+    source = JsonlFiles(paths=("a.jsonl",), field="s", target_field="t")
+    assert pairs(source, tmp_path) == [("One. Two.", "A")]
+    with pytest.raises(UserError, match="field 's' is list, not a string"):
+        (tmp_path / "a.jsonl").write_text('{"s": ["One.", 2], "t": "A"}\n')
+        pairs(source, tmp_path)
+
+
 def test_tsv(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b'id\tsentence\r\n1\ta "quoted\r\n2\tb\r\n')
     by_name = TsvFiles(paths=("a.tsv",), column="sentence", header=True)

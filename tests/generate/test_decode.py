@@ -221,10 +221,10 @@ def test_scanned_layers_decode_alike(learned):
 
 
 def test_lengths_in_a_bucket_share_compiled_programs(learned):
-    from lm.generate import decode
+    from lm.generate import decode_loop
 
     def compiled() -> int:
-        return decode._prefill._cache_size() + decode._decode._cache_size()
+        return decode_loop.prefill._cache_size() + decode_loop.decode._cache_size()
 
     options = dict(sampling=SamplingConfig(temperature=0.77))
     generate(*learned, [[1] * 17], max_new_tokens=20, **options)

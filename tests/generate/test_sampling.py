@@ -92,6 +92,54 @@ def test_min_p_is_relative_to_the_most_likely_token():
     assert kept(sampling.keep_min_p(logits, 1.0)) == [[0]]
 
 
+def typical_reference(logits: np.ndarray, p: float) -> list[int]:
+    """Meister et al. 2023, equation 5 and what follows it, one token after another."""
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    entropy = -(probabilities * np.log(probabilities)).sum()
+    chosen: list[int] = []
+    for token in np.argsort(np.abs(-np.log(probabilities) - entropy)):
+        if probabilities[chosen].sum() >= p:
+            break
+        chosen.append(int(token))
+    return sorted(chosen)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.8, 0.95])
+def test_typical_keeps_what_is_nearest_to_the_entropy(p):
+    rows = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32) * 2
+    expected = [typical_reference(row.astype(np.float64), p) for row in rows]
+    assert kept(sampling.keep_typical(jnp.asarray(rows), p)) == expected
+    # The likeliest token is not always one of them.
+    assert p > 0.5 or any(int(np.argmax(row)) not in e for row, e in zip(rows, expected))
+
+
+def test_typical_takes_ruled_out_tokens_for_none():
+    logits = jnp.concatenate([logits_of(0.6, 0.3, 0.1), jnp.full((1, 2), -INF)], axis=-1)
+    assert kept(sampling.keep_typical(logits, 0.5)) == kept(
+        sampling.keep_typical(logits_of(0.6, 0.3, 0.1), 0.5)
+    )
+    assert kept(sampling.keep_typical(logits, 1.0)) == [[0, 1, 2]]
+
+
+def test_epsilon_and_eta_cut_at_their_probabilities_and_keep_the_likeliest():
+    rows = np.random.default_rng(1).normal(size=(40, 30)).astype(np.float32) * 2
+    probabilities = np.exp(rows) / np.exp(rows).sum(-1, keepdims=True)
+    entropy = -(probabilities * np.log(probabilities)).sum(-1, keepdims=True)
+    eta = np.minimum(0.02, np.sqrt(0.02) * np.exp(-entropy))
+    assert 0 < np.sum(eta < 0.02) < len(eta)
+    for found, least in ((sampling.keep_epsilon, 0.02), (sampling.keep_eta, eta)):
+        expected = [np.flatnonzero(row).tolist() for row in probabilities >= least]
+        assert kept(found(jnp.asarray(rows), 0.02)) == expected
+    assert kept(sampling.keep_epsilon(logits_of(0.3, 0.4, 0.3), 0.9)) == [[1]]
+
+
+def test_typical_epsilon_and_eta_are_steps_of_the_config():
+    logits = logits_of(0.5, 0.3, 0.15, 0.05)
+    assert kept(process_logits(logits, SamplingConfig(epsilon_cutoff=0.1))) == [[0, 1, 2]]
+    assert kept(process_logits(logits, SamplingConfig(typical_p=0.2))) == [[1]]
+    assert kept(process_logits(logits, SamplingConfig(eta_cutoff=0.4))) == [[0, 1]]
+
+
 def reference(logits, seen, config: SamplingConfig) -> np.ndarray:
     """The five steps one after another on one row, in numpy, in Hugging Face's order."""
     x = logits.astype(np.float64).copy()
@@ -194,6 +242,9 @@ def test_a_row_draws_the_same_in_any_batch():
         ("top_p", 1.1, "top_p must be above 0 and at most 1, not 1.1"),
         ("min_p", -0.1, "min_p must be between 0 and 1"),
         ("min_p", 1.5, "min_p must be between 0 and 1"),
+        ("typical_p", 0.0, "typical_p must be above 0 and at most 1, not 0.0"),
+        ("epsilon_cutoff", 1.0, "epsilon_cutoff must be at least 0 and below 1, not 1.0"),
+        ("eta_cutoff", -0.1, "eta_cutoff must be at least 0 and below 1, not -0.1"),
         ("temperature", 1e-40, r"at least 1e-06, not 1e-40; use 0 to take the most likely"),
         ("repetition_penalty", 0.0, r"repetition_penalty must be between 0\.001 and 1000 \(1 is"),
         ("repetition_penalty", 1e30, r"repetition_penalty must be between 0\.001 and 1000"),

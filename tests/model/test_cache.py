@@ -78,7 +78,7 @@ def test_positions_follow_the_index(tiny: Any, params_of: Any) -> None:
 def test_shapes_and_dtype(tiny: Any) -> None:
     cache = init_cache(tiny(num_kv_heads=2, head_dim=6, compute_dtype="bfloat16"), 3, 7)
     assert len(cache.keys) == len(cache.values) == 2
-    assert {x.shape for x in (*cache.keys, *cache.values)} == {(3, 7, 2, 6)}
+    assert {x.shape for x in (*cache.keys, *cache.values)} == {(3, 2, 7, 6)}
     assert cache.keys[0].dtype == jnp.bfloat16
     assert (cache.positions == -1).all() and cache.length == 7
 

@@ -19,11 +19,11 @@ from flax import linen as nn
 from lm.config import (
     ByteTokenizer,
     DataConfig,
-    ObjectiveConfig,
     ParallelConfig,
     ReplacedTokens,
     TextFiles,
 )
+from lm.config.objective import TextObjective
 from lm.data.pipeline import Dataset, prepare_dataset
 from lm.data.rows import stack
 from lm.data.validation import padding_like
@@ -77,7 +77,7 @@ TABLE = {
     "sequence_to_sequence": ("decoder", "encoder_decoder"),
     "permutation_lm": ("two_stream",),
 }
-KINDS = {config.kind: config for config in get_args(ObjectiveConfig)}
+KINDS = {config.kind: config for config in get_args(TextObjective)}
 
 
 @pytest.mark.parametrize("architecture", MODELS)

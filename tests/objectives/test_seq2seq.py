@@ -13,11 +13,13 @@ import pytest
 
 from lm.config import (
     Denoising,
+    Learned,
     MixtureOfDenoisers,
     PrefixLM,
     SequenceToSequence,
     SpanCorruption,
 )
+from lm.data.rows import stack
 from lm.errors import ConfigError
 from lm.model import Mask
 from lm.objectives import build_objective
@@ -209,6 +211,61 @@ def test_a_pair_that_is_too_long_is_cut_before_its_ends() -> None:
     row = pair_rows(DECODER, 20, 3)
     assert row["tokens"].tolist() == [0, 1, 2, 3, 4, EOS, 100, 101]
     assert row["targets"][-1] == EOS
+
+
+def texts_of(sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+    """Sources and targets in turn, of so many different bytes and their ends."""
+    flat = [n for pair in sizes for n in pair]
+    return [np.append(distinct(n - 1, seed), EOS).astype(np.int32) for seed, n in enumerate(flat)]
+
+
+SIZES = [(4, 3), (6, 2), (2, 5), (5, 9), (8, 3)]
+
+
+@pytest.mark.parametrize("position", [JOINED.position, Learned(LENGTH)])
+def test_packed_pairs_are_learned_as_if_alone(position: Any) -> None:
+    model = dataclasses.replace(JOINED, position=position)
+    objective = build_objective(SequenceToSequence(label_smoothing=0.1, target_length=14), model)
+    alone = objective.row_maker(TOKENIZER, 12)
+    packed = alone.packed
+    texts = texts_of(SIZES)
+
+    def made(make: Any, pieces: list[np.ndarray]) -> Any:
+        return make(pieces, np.random.default_rng(0), joined=False, other=lambda rng: pieces[0])
+
+    separate = stack([made(alone, texts[i : i + 2]) for i in range(0, len(texts), 2)])
+    together = stack([made(packed, texts[:6]), made(packed, texts[6:8]), made(packed, texts[8:])])
+    params = params_of(objective, separate)
+
+    @jax.jit
+    def smoothed(params: Any, batch: Any) -> Any:
+        terms = objective.loss(params, batch, None, train=True)
+        return terms["smoothed_loss"].sum, {n: (t.sum, t.weight) for n, t in terms.items()}
+
+    slopes = jax.grad(smoothed, has_aux=True)
+    of_separate, expected = slopes(params, separate)
+    of_together, found = slopes(params, together)
+    assert_equal_terms(found, expected)
+    for one, other in zip(jax.tree.leaves(of_together), jax.tree.leaves(of_separate)):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    assert packed.capacity == (12, 14) and alone.capacity is None
+
+
+def test_a_packed_row_literally() -> None:
+    texts = [np.array(text, np.int32) for text in ([1, 2, EOS], [7, EOS], [3, EOS], [8, 9, EOS])]
+    make = build_objective(SequenceToSequence(target_length=6), JOINED).row_maker(TOKENIZER, 7)
+    row = make.packed(texts, np.random.default_rng(0), joined=False, other=lambda rng: texts[0])
+    assert row["source"].tolist() == [1, 2, EOS, 3, EOS, 256, 256]
+    assert row["source_positions"].tolist() == [0, 1, 2, 0, 1, -1, -1]
+    assert row["source_segment_ids"].tolist() == [1, 1, 1, 2, 2, 0, 0]
+    assert row["targets"].tolist() == [7, EOS, 8, 9, EOS, 256]
+    assert row["positions"].tolist() == [0, 1, 0, 1, 2, -1]
+    assert row["segment_ids"].tolist() == [1, 1, 2, 2, 2, 0]
+    assert row["weights"].tolist() == [1, 1, 1, 1, 1, 0]
+    objective = build_objective(SequenceToSequence(target_length=6), JOINED)
+    inputs = objective._of_pair(stack([row]))["tokens"][0].tolist()
+    assert inputs[:5] == [START, 7, START, 8, 9]
+    assert build_objective(SequenceToSequence(), DECODER).row_maker(TOKENIZER, 7).packed is None
 
 
 def test_a_mode_token_says_which_denoiser() -> None:

@@ -121,6 +121,23 @@ def test_every_mapping_equals_one_device(name: str, microbatches: int) -> None:
 
 
 @pytest.mark.parametrize("name", [PMAP, FSDP])
+def test_the_compiled_program_is_the_one_that_runs(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reading it leaves the state alone, and training then has nothing left to compile."""
+    mapping = mapped.__wrapped__(name)
+    state, data = mapping.init(), mapping.put(batches(STEPS, ROWS))
+    with jax.log_compiles():
+        text = mapping.compiled_text(state, data)
+        assert "Compiling" in caplog.text
+        caplog.clear()
+        state, _ = mapping.train(state, data)
+        assert "Compiling" not in caplog.text
+    assert text.startswith("HloModule") and "all-reduce" in text and "/optimizer/" in text
+    assert jax.device_get(mapping.to_save(state)).step == STEPS
+
+
+@pytest.mark.parametrize("name", [PMAP, FSDP])
 def test_the_decoder_learns_the_same_on_every_mapping(name: str) -> None:
     data = {k: np.stack([x] * STEPS) for k, x in text(ROWS).items()}
     expected = run(mapped("one", objective=DECODER), data)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,77 @@ def test_the_state_may_be_overwritten_as_soon_as_save_returns(tmp_path: Path) ->
     restored = checkpoints.restore(abstract(state))
     assert restored is not None
     assert_equal(restored.state, expected)
+
+
+def test_what_is_saved_is_the_state_of_its_step_though_writing_begins_later(tmp_path: Path) -> None:
+    overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    checkpoints, go = Checkpoints(tmp_path / "c", KEEP), threading.Event()
+    state = make_state(1)
+    snapshot = checkpoints.snapshot(state, state.params)
+    state = overwrite(state)
+    checkpoints.save(1, snapshot, {}, {}, first=lambda: assert_true(go.wait(60)))
+    for _ in range(3):
+        state = overwrite(state)
+    assert checkpoints.steps() == []
+    go.set()
+    checkpoints.wait()
+    restored = checkpoints.restore(abstract(state))
+    assert restored is not None
+    assert_equal(restored.state, make_state(1))
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path: Path, asynchronous: bool) -> None:
+    checkpoints = Checkpoints(tmp_path / "c", CheckpointConfig(asynchronous=asynchronous))
+    state, called = make_state(2), []
+    checkpoints.save(1, checkpoints.snapshot(state, state.params), {}, {})
+    bad = dataclasses.replace(
+        state, params={**state.params, "bias": jnp.array([1.0, jnp.nan, 1.0])}
+    )
+    with pytest.raises(UserError, match="step 2: .* not finite; nothing was saved"):
+        snapshot = checkpoints.snapshot(bad, bad.params)
+        checkpoints.save(2, snapshot, {}, {}, first=lambda: called.append(2))
+        checkpoints.wait()
+    checkpoints.close()
+    assert checkpoints.steps() == [1] and not called
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_nothing_is_written_when_what_comes_first_fails(tmp_path: Path, asynchronous: bool) -> None:
+    def full() -> None:
+        raise UserError("could not write the metrics")
+
+    checkpoints = Checkpoints(tmp_path / "c", CheckpointConfig(asynchronous=asynchronous))
+    with pytest.raises(UserError, match="the metrics"):
+        checkpoints.save(1, make_state(1), {}, {}, first=full)
+        checkpoints.wait()
+    assert checkpoints.steps() == []
+
+
+@pytest.mark.parametrize("look", ["check", "wait", "save", "close"])
+def test_a_write_that_fails_in_the_background_is_heard_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    checkpoints = Checkpoints(tmp_path / "c", KEEP)
+    checkpoints.save(1, make_state(1), {}, {})
+    checkpoints.wait()
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    checkpoints.save(2, make_state(2), {}, {})
+    while look == "check" and checkpoints._background._failure is None:
+        time.sleep(0.001)
+    with pytest.raises(UserError, match="disk full while writing a checkpoint"):
+        if look == "save":
+            checkpoints.save(3, make_state(3), {}, {})
+        else:
+            getattr(checkpoints, look)()
+    assert checkpoints.steps() == [1]
+
+
+def assert_true(value: bool) -> None:
+    assert value
 
 
 def test_restores_onto_another_sharding(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import queue
+import statistics
 import threading
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,8 @@ class Gate:
     """A mapping that lets the loop run from border to border and measures what lies between.
 
     A border is before the dispatch that begins at step `warmup`, and every `round_steps` after it.
-    There the device finishes its work and a checkpoint its writing, both still in the round.
+    There the device finishes its work, still in the round; a checkpoint that is still being written
+    is waited for outside it, as nobody who trains waits for it.
     """
 
     def __init__(self, session: Session, warmup: int, round_steps: int) -> None:
@@ -37,6 +41,11 @@ class Gate:
         self._border, self._round_steps = warmup, round_steps
         self._step = 0
         self._began = time.perf_counter()
+        # Of every round: how much longer a checkpoint took to write than the round, and how much
+        # longer the round took than if all its dispatches had taken as long as the median one.
+        self.overtime: list[float] = []
+        self.excess: list[float] = []
+        self._dispatches = [self._began]
         self.arrived: queue.Queue[float | BaseException] = queue.Queue()
         self.go: queue.Queue[None] = queue.Queue()
 
@@ -46,29 +55,50 @@ class Gate:
     def train(self, state: PyTree, batches: Batch) -> tuple[PyTree, Metrics]:
         if self._step == self._border:
             jax.block_until_ready(state)
+            seconds = time.perf_counter() - self._began
+            self._dispatches[-1] = self._began + seconds
+            self.excess.append(excess(self._dispatches))
             self._checkpoints.wait()
-            self.arrived.put(time.perf_counter() - self._began)
+            self.overtime.append(time.perf_counter() - self._began - seconds)
+            self.arrived.put(seconds)
             self.go.get()
             self._border += self._round_steps
             self._began = time.perf_counter()
+            self._dispatches = [self._began]
+        self._dispatches.append(time.perf_counter())
         self._step += self._plan.dispatch(self._step)
         return self._mapped.train(state, batches)
 
 
+def excess(times: Sequence[float]) -> float:
+    """Of the times at which a round began, made its dispatches but the last, and ended: how much
+    longer it took than that many of its median dispatch. The loop is one dispatch ahead, so the
+    first ones follow at once and the end comes late: the median is of those between."""
+    lasted = [end - begin for begin, end in pairwise(times)]
+    return sum(lasted) - len(lasted) * statistics.median(lasted[2:-1] or lasted)
+
+
 class Saves:
-    """Checkpoints that remember how long the loop stood still for each."""
+    """Checkpoints that remember how long the loop stood still for each, in all its calls."""
 
     def __init__(self, checkpoints: Any) -> None:
         self._checkpoints = checkpoints
+        self._copying = 0.0
         self.seconds: list[float] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._checkpoints, name)
 
+    def snapshot(self, state: PyTree, params: PyTree) -> Any:
+        began = time.perf_counter()
+        found = self._checkpoints.snapshot(state, params)
+        self._copying = time.perf_counter() - began
+        return found
+
     def save(self, *arguments: Any, **values: Any) -> None:
         began = time.perf_counter()
         self._checkpoints.save(*arguments, **values)
-        self.seconds.append(time.perf_counter() - began)
+        self.seconds.append(self._copying + time.perf_counter() - began)
 
 
 class Loop:
@@ -112,6 +142,8 @@ class Loop:
         return {
             "losses": {str(row["step"]): row["loss"] for row in rows},
             "save_seconds": self._saves.seconds,
+            "overtime_seconds": self._gate.overtime[1:],
+            "excess_seconds": self._gate.excess[1:],
             **device_memory(),
         }
 

@@ -83,6 +83,38 @@ def decoder_row(
     }
 
 
+def packed_row(
+    pairs: Sequence[tuple[Tokens, Tokens]],
+    vocabulary: Vocabulary,
+    *,
+    source_length: int,
+    length: int,
+) -> Features:
+    """Several sources and their targets in a row of S = `source_length` and T = `length`.
+
+    Besides what `encoder_decoder_row` has, with positions from 0 in each: source_segment_ids
+    int32 [S] and segment_ids int32 [T], 1, 2 ... by pair and 0 for padding; positions int32 [T].
+    """
+    row = encoder_decoder_row(
+        np.concatenate([source for source, _ in pairs]),
+        np.concatenate([target for _, target in pairs]),
+        vocabulary,
+        source_length=source_length,
+        length=length,
+    )
+    for prefix, size, texts in (
+        ("source_", source_length, [source for source, _ in pairs]),
+        ("", length, [target for _, target in pairs]),
+    ):
+        lengths = [len(text) for text in texts]
+        total = sum(lengths)
+        positions, segments = np.full(size, -1, np.int32), np.zeros(size, np.int32)
+        positions[:total] = np.concatenate([np.arange(n) for n in lengths])
+        segments[:total] = np.repeat(np.arange(1, len(pairs) + 1), lengths)
+        row |= {f"{prefix}positions": positions, f"{prefix}segment_ids": segments}
+    return row
+
+
 def padded(tokens: Tokens, length: int, vocabulary: Vocabulary) -> Int[np.ndarray, "length"]:
     """The tokens, then padding."""
     row = np.full(length, vocabulary.pad_id or 0, np.int32)

@@ -115,6 +115,20 @@ class TokenizerBase:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
 
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of `encode`, and the characters [begin, end) of the text that each is, or is a
+        part of. (A space before a word may or may not be among them.) Here by the bytes that ids
+        stand for: for kinds that keep all of them."""
+        ids, add = self.encode(text), self.decoder()
+        # The character that each byte is of, and at last the end.
+        owners = [place for place, c in enumerate(text) for _ in c.encode("utf-8")]
+        spans, begin = [], 0
+        for token_id in ids:
+            end = begin + len(add(token_id))
+            spans.append((owners[begin], owners[end - 1] + 1))
+            begin = end
+        return ids, spans
+
     def parts(self, text: str) -> Iterator[str]:
         yield text
 

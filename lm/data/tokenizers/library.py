@@ -80,6 +80,11 @@ class LibraryTokenizer(TokenizerBase):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._encodings(texts)]
 
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        utf8(text)
+        found = self.encoder.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
+
     def _encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         try:
             return self.encoder.encode_batch_fast(list(texts), add_special_tokens=False)

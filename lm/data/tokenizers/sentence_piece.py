@@ -131,6 +131,13 @@ class SentencePiece(TokenizerBase):
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self._processor.encode([utf8(text) for text in texts], out_type=int)
 
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        utf8(text)
+        found = self._processor.encode(text, out_type="offset_mapping")
+        # Of a character in bytes only the last one is said to have it.
+        spans = [(begin, max(end, begin + 1)) for begin, end in found["offsets"]]
+        return found["ids"], spans
+
     def decoder(self) -> Callable[[int], bytes]:
         started = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -173,6 +174,9 @@ class Words(TokenizerBase):
     def encode(self, text: str) -> list[int]:
         utf8(text)
         return [self._ids.get(word, 3) for word in text.split()]
+
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        return self.encode(text), [found.span() for found in re.finditer(r"\S+", text)]
 
     def parts(self, text: str) -> Iterator[str]:
         return cut_lines(text)

@@ -1,0 +1,46 @@
+"""IMDB: is a film review positive? (Maas et al. 2011)
+
+   lm train --config=experiments/tasks/imdb.py:encoder --workdir=runs/imdb
+   cost: 5 min on 2 CPU cores.   measured: not run
+
+   lm train --config=experiments/tasks/imdb.py:decoder --workdir=runs/imdb-decoder
+   cost: 5 min on 2 CPU cores.   measured: not run
+
+Of a review the first 256 tokens are read; the average has some 300.
+Data, below the data root: imdb/train4000.tsv.gz and test2000.tsv.gz, 4,000 and 2,000 of the 25,000
+and 25,000 reviews: label, number, text.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments import common
+from experiments.tasks.common import labelled, table, task
+
+
+def source(name: str) -> dict[str, Any]:
+    return table(f"imdb/{name}.tsv.gz", header=False, label=0, text=2)
+
+
+def config(model: str) -> ConfigDict:
+    return task(
+        model,
+        labelled(("0", "1")),
+        train=source("train4000"),
+        validation=source("test2000"),
+        length=256,
+        # 750 steps * 32 reviews are 6 epochs
+        steps=750,
+        rows=32,
+    )
+
+
+VARIANTS = {name: functools.partial(config, name) for name in ("encoder", "decoder", "warm")}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return common.select(arg, VARIANTS)

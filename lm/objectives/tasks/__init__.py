@@ -1,0 +1,1 @@
+"""Tasks: what is learned from labelled examples, and how predictions become answers."""
