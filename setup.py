@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).parent
 
 SERVE = ["starlette>=1.0", "uvicorn>=0.54"]
 EVAL = ["rouge-score>=0.1.2", "sacrebleu>=2.6"]
+EXPORT = ["flatbuffers"]
 
 
 def version() -> str:
@@ -48,6 +49,7 @@ setup(
         "orbax-checkpoint>=0.12",
         # sentencepiece reads its models' settings through it without declaring it.
         "protobuf",
+        "scipy",
         "sentencepiece",
         "tensorboardX",
         "tensorflow-datasets>=4.9.10",
@@ -65,11 +67,17 @@ setup(
         "serve": SERVE,
         # BLEU, chrF and ROUGE.
         "eval": EVAL,
+        # `lm export --format=jax`: JAX serialises programs with it.
+        "export": EXPORT,
+        # `lm evaluate --suite=lm-eval`.
+        "lm-eval": ["lm-eval>=0.4.13"],
+        # `lm sweep --engine=ray`.
+        "ray": ["ray[tune]>=2.50"],
         # What `lm bench` measures beside us; transformers' fifth version as for `parity`.
         "bench": ["torch>=2.13", "transformers>=5.23,<6"],
         # Only to compare with the reference implementation (tests/parity). Its fifth version
         # renamed arguments and keeps T5's settings in other keys; a sixth would do the like.
-        "parity": ["safetensors", "torch>=2.13", "transformers>=5.23,<6"],
+        "parity": ["peft", "safetensors", "torch>=2.13", "transformers>=5.23,<6"],
         "test": [
             "beartype",
             "hypothesis",
@@ -79,6 +87,7 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             *EVAL,
+            *EXPORT,
             *SERVE,
             # Whose metrics ours are compared with.
             "scikit-learn",

@@ -14,9 +14,12 @@ from experiments import common
 from experiments.bert.model import model as bert
 from experiments.gpt2.model import model as gpt2
 
-SIZE = {"num_layers": 2, "d_model": 128, "num_heads": 4, "d_ff": 512}
+SIZE = {"num_layers": 1, "d_model": 128, "num_heads": 4, "d_ff": 256}
 VOCABULARY = 8192
-DROPOUT = {"embedding": 0.1, "attention": 0.1, "residual": 0.1, "head": 0.1}
+# From scratch there is nothing but a few thousand examples: most of what is learned are words, so
+# they are dropped often, and a sequence is the mean over its tokens.
+DROPOUT = {"embedding": 0.4, "attention": 0.1, "residual": 0.2, "head": 0.2}
+MEAN = {"token": "mean", "dense": False, "activation": "none"}
 
 
 def table(path: str, *, header: bool = True, **fields: int | str) -> dict[str, Any]:
@@ -35,14 +38,14 @@ def encoder(length: int) -> dict[str, Any]:
     body = {**bert("base"), "lm_head": "none", "lm_head_bias": False, "heads": ()}
     model = common.resized(body, **SIZE)
     position = {"kind": "learned", "max_length": length}
-    return {**model, "position": position, "dropout": DROPOUT}
+    return {**model, "position": position, "dropout": DROPOUT, "pooler": MEAN}
 
 
 def decoder(length: int) -> dict[str, Any]:
-    """GPT-2's switches, likewise; it reads the last token."""
+    """GPT-2's switches, likewise."""
     model = common.resized(gpt2("124m"), **SIZE)
     position = {"kind": "learned", "max_length": length}
-    return {**model, "position": position, "dropout": {**DROPOUT, "head": 0.0}}
+    return {**model, "position": position, "dropout": DROPOUT, "pooler": MEAN}
 
 
 MODELS = {"encoder": encoder, "decoder": decoder}
@@ -58,11 +61,11 @@ def task(
     length: int,
     steps: int,
     rows: int,
-    learning_rate: float = 5e-4,
+    learning_rate: float = 1e-3,
     vocabulary: int = VOCABULARY,
 ) -> ConfigDict:
     """A task from scratch by an "encoder" or a "decoder"; "warm" has neither model nor tokenizer:
-    they are those of the workdir that train.warm_start names, and so is a tenth of the rate."""
+    they are those of the workdir that train.warm_start names, and the rate is 5e-5."""
     values: dict[str, Any] = {
         "data": {
             "train": {"train": train},
@@ -80,7 +83,7 @@ def task(
         },
         "optimizer": {
             "kind": "adamw",
-            "learning_rate": learning_rate / 10 if architecture == "warm" else learning_rate,
+            "learning_rate": 5e-5 if architecture == "warm" else learning_rate,
             "schedule": {"kind": "linear", "warmup": {"steps": steps // 10}},
             "weight_decay": 0.01,
             "clip_norm": 1.0,

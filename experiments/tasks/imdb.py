@@ -6,7 +6,12 @@
    lm train --config=experiments/tasks/imdb.py:decoder --workdir=runs/imdb-decoder
    cost: 5 min on 2 CPU cores.   measured: not run
 
-Of a review the first 256 tokens are read; the average has some 300.
+Of a review the first 256 tokens are read; the average has some 300. The corpus is balanced,
+these parts of it are not: 13.7 % of the training reviews are positive, 3.3 % of the test's. So look
+at the F1 and Matthews' correlation beside what needs no model, not at the accuracy:
+
+   lm evaluate --workdir=runs/imdb --baseline --page=imdb.html
+
 Data, below the data root: imdb/train4000.tsv.gz and test2000.tsv.gz, 4,000 and 2,000 of the 25,000
 and 25,000 reviews: label, number, text.
 """
@@ -29,7 +34,8 @@ def source(name: str) -> dict[str, Any]:
 def config(model: str) -> ConfigDict:
     return task(
         model,
-        labelled(("0", "1")),
+        # one training review in seven is positive
+        labelled(("0", "1"), class_weights="balanced"),
         train=source("train4000"),
         validation=source("test2000"),
         length=256,

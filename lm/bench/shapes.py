@@ -57,6 +57,14 @@ class TrainShape:
     asynchronous: bool = True
 
     @property
+    def lead_steps(self) -> int:
+        """Steps at the beginning of a round that are not timed: while a contestant stood still, a
+        virtual machine may have given its free memory back, and then the first step after that
+        takes seconds in the kernel to have it again. Nobody who trains stands still. Two
+        dispatches, for the loop is one ahead."""
+        return 2 * self.steps_per_dispatch
+
+    @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.sequence_length
 

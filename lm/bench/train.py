@@ -18,20 +18,26 @@ BARE, BARE_ONE = "bare jitted step", "bare jitted step, one device"
 def contestants(shape: TrainShape, settings: Settings) -> Sequence[Contestant]:
     """The loop, with one checkpoint written in the middle of the middle round; the same jitted step
     alone, on the loop's devices, and on one where those are a CPU's virtual ones; torch."""
-    place, steps = settings.place, shape.round_steps
-    middle = steps * (1 + settings.rounds // 2) + steps // 2
-    # One round to warm up; what comes after the last is never reached.
-    config = shape.config(steps * (settings.rounds + 2), middle)
-    amount = {"warmup": steps, "round_steps": steps}
+    place, steps, lead = settings.place, shape.round_steps, shape.lead_steps
+    middle = steps + settings.rounds // 2 * (lead + steps) + lead + steps // 2
+    # A round's steps to warm up; what comes after the last round is never reached.
+    total = steps + settings.rounds * (lead + steps)
+    config = shape.config(total + steps, middle)
+    amount = _amount(shape)
     data = place.data(config)
     workdir = str(place.scratch / "run")
-    peers = export(shape, config, settings, (settings.rounds + 1) * steps)
+    peers = export(shape, config, settings, total)
     bare = [place.worker(BARE, "ours.loop:BareStep", {**data, **amount})]
     if several_devices():
         env = one_device()
         bare.append(place.worker(BARE_ONE, "ours.loop:BareStep", {**data, **amount}, env))
     loop = place.worker(LOOP, "ours.loop:Loop", {**data, **amount, "workdir": workdir})
     return [loop, *bare, *peers]
+
+
+def _amount(shape: TrainShape) -> dict[str, int]:
+    steps = shape.round_steps
+    return {"warmup": steps, "round_steps": steps, "lead": shape.lead_steps}
 
 
 def export(shape: TrainShape, config: Config, settings: Settings, steps: int) -> list[Contestant]:
@@ -49,8 +55,7 @@ def export(shape: TrainShape, config: Config, settings: Settings, steps: int) ->
         "model": to_dict(config.model),
         "optimizer": to_dict(config.optimizer),
         "folder": str(folder),
-        "warmup": shape.round_steps,
-        "round_steps": shape.round_steps,
+        **_amount(shape),
     }
     return torch_peers.workers(
         settings,

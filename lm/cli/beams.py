@@ -30,12 +30,12 @@ CONSTRAINTS = ("suppress", "choice")
 CHANCE = ("temperature", "top_p", "min_p", "typical_p", "seed", "stop")
 
 
-def define_beams(values: flags.FlagValues) -> None:
-    """The flags of beam search; those left out are as `lm.generate.beam_config` says."""
+def define_beam_search(values: flags.FlagValues) -> None:
+    """The flags of beam search alone; those left out are as `lm.generate.beam_config` says."""
     options: dict[str, Any] = {"flag_values": values}
     whole, number = flags.DEFINE_integer, flags.DEFINE_float
     whole("num_beams", None, "search for the likeliest completion with this many hypotheses at a "
-          "time, instead of sampling", lower_bound=1, **options)  # fmt: skip
+          "time; without it lm generate samples", lower_bound=1, **options)  # fmt: skip
     number("length_penalty", None, "of a search: log-probability / length ** this; 0 prefers "
            "short completions, 1 (the default) the best mean", **options)  # fmt: skip
     flags.DEFINE_enum("length_normalization", None, ["power", "gnmt"], "of a search: length, or "
@@ -48,6 +48,16 @@ def define_beams(values: flags.FlagValues) -> None:
     whole("min_new_tokens", None, "of a search: tokens before the text may end", **options)
     whole("no_repeat_ngram_size", None, "of a search: say no n-gram of this length twice",
           **options)  # fmt: skip
+    number(
+        "repetition_penalty", 1.0, "above 1 makes tokens of the text so far less likely", **options
+    )
+
+
+def define_beams(values: flags.FlagValues) -> None:
+    """The flags of searches: beam search, what it may say, and contrastive search."""
+    define_beam_search(values)
+    options: dict[str, Any] = {"flag_values": values}
+    number = flags.DEFINE_float
     number("penalty_alpha", None, "contrastive search instead of sampling: of the top_k likeliest "
            "tokens (default: 4) the one with the best (1 - this) * probability - this * "
            "similarity to what was said (Su et al. 2022: 0.6)", **options)  # fmt: skip
@@ -68,7 +78,7 @@ def beams_from(values: flags.FlagValues) -> BeamConfig | None:
     from lm.generate.beam_config import BeamConfig
 
     if values.num_beams is None:
-        given = [name for name in (*FIELDS, *CONSTRAINTS) if values[name].present]
+        given = _present(values, (*FIELDS, *CONSTRAINTS))
         if given:
             raise ConfigError(f"--{given[0]} is of beam search: give --num_beams with it")
         return None
@@ -98,8 +108,13 @@ def contrast_from(values: flags.FlagValues) -> ContrastiveConfig | None:
     return ContrastiveConfig(values.penalty_alpha, **top_k)
 
 
+def _present(values: flags.FlagValues, names: Sequence[str]) -> list[str]:
+    """Those that were given, of flags that the command may have."""
+    return [name for name in names if name in values and values[name].present]
+
+
 def _check_none(values: flags.FlagValues, names: Sequence[str], search: str) -> None:
-    given = [name for name in names if values[name].present]
+    given = _present(values, names)
     if given:
         raise ConfigError(
             f"--{given[0]} does not go with --{search}: a search has its own way to choose tokens, "

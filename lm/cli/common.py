@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from absl import flags
 
@@ -18,6 +19,34 @@ def define_data_root(values: flags.FlagValues) -> None:
         "folder that data paths are below; else where the run read its data before, else $LM_DATA, "
         "else ~/.cache/lm/data",
         flag_values=values,
+    )
+
+
+class _StepParser(flags.ArgumentParser):
+    """A number, or "best"."""
+
+    syntactic_help = "a step, or best"
+
+    def parse(self, argument: Any) -> Any:
+        if argument == "best" or isinstance(argument, int):
+            return argument
+        if not str(argument).isdecimal():
+            raise ValueError("write a step, such as 200, or best")
+        return int(argument)
+
+    def flag_type(self) -> str:
+        return "step"
+
+
+def define_step(values: flags.FlagValues, name: str = "step", before: str = "") -> None:
+    """The flag of commands that read a checkpoint: None (the newest), a step, or "best"."""
+    flags.DEFINE(
+        _StepParser(),
+        name,
+        None,
+        f"{before}checkpoint of this step, or of the best evaluation (best); else the newest",
+        flag_values=values,
+        serializer=flags.ArgumentSerializer(),
     )
 
 

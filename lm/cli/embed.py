@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from absl import flags
 
+from lm.cli.common import define_step, no_positional, use_compilation_cache
 from lm.cli.files import check_output, read_objects, string_field, write_output
 from lm.errors import ConfigError, UserError
 
@@ -44,14 +45,12 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("max_tokens", None, "cut longer texts to so many tokens, special ones "
                          "included; without it a text longer than the model's positions is an "
                          "error", lower_bound=2, **options)  # fmt: skip
-    flags.DEFINE_integer("step", None, "use the checkpoint of this step instead of the newest",
-                         **options)  # fmt: skip
+    define_step(values)
     flags.mark_flags_as_required(["workdir", "input", "output"], flag_values=values)
 
 
 def run(values: flags.FlagValues, rest: list[str]) -> int:
     """Reads the input, loads the run, writes the states."""
-    from lm.cli.common import no_positional, use_compilation_cache
 
     no_positional(rest)
     check_output(values.output)

@@ -94,5 +94,7 @@ def write_output(path: str, write: Callable[[BinaryIO], object], flag: str = "--
             write(file)
         os.replace(temporary, target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"could not write {flag}={path}: {error.strerror}") from error
+    finally:
+        # Whatever `write` came upon, it leaves nothing behind.
+        temporary.unlink(missing_ok=True)

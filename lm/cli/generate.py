@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from absl import flags
 
 from lm.cli.beams import beams_from, constraints_from, contrast_from, define_beams
+from lm.cli.common import define_step, no_positional, use_compilation_cache
 from lm.cli.speed import define_speed, draft_from, lightened
 from lm.errors import ConfigError, UserError, did_you_mean
 
@@ -62,9 +63,6 @@ def define(values: flags.FlagValues) -> None:
            "token's probability, [0, 1]", **options)  # fmt: skip
     number("typical_p", None, "sample from the tokens nearest to the expected information that "
            "together have this probability, (0, 1]", **options)  # fmt: skip
-    number(
-        "repetition_penalty", 1.0, "above 1 makes tokens of the text so far less likely", **options
-    )
     whole("num_return_sequences", 1, "completions to make", lower_bound=1, **options)
     whole("seed", 0, "of the sampling", lower_bound=0, upper_bound=2**32 - 1, **options)
     flags.DEFINE_multi_string(
@@ -77,7 +75,7 @@ def define(values: flags.FlagValues) -> None:
     text("source_token", None, "of an encoder-decoder: a token before the text it reads, such as "
          "M2M-100's __en__", **options)  # fmt: skip
     text("target_token", None, "a token that its text begins with, such as __de__", **options)
-    whole("step", None, "use the checkpoint of this step instead of the newest", **options)
+    define_step(values)
     flags.DEFINE_bool("json", False, "print one JSON object: {prompt, completions: "
                       "[{text, tokens, finish_reason}]}; of a search, with the score of each",
                       **options)  # fmt: skip
@@ -88,7 +86,6 @@ def define(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, rest: list[str]) -> int:
     """Reads the prompt, loads the run, prints what follows."""
-    from lm.cli.common import no_positional, use_compilation_cache
 
     no_positional(rest)
     prompt = read_prompt(values.prompt, values.prompt_file)

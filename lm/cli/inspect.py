@@ -9,6 +9,8 @@ from pathlib import Path
 
 from absl import flags
 
+from lm.cli.common import define_step, no_positional
+
 SUMMARY = "show a run's step, parameters and digests (JSON on stdout)"
 EXAMPLES = """
 lm inspect --workdir=runs/quickstart
@@ -18,40 +20,34 @@ lm inspect --workdir=runs/quickstart --step=200
 
 def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
-    flags.DEFINE_integer("step", None, "checkpoint step (else the newest)", flag_values=values)
+    define_step(values)
     flags.mark_flags_as_required(["workdir"], flag_values=values)
 
 
 def run(values: flags.FlagValues, rest: list[str]) -> int:
-    from lm.cli.common import no_positional
-
     no_positional(rest)
     from lm.train.checkpoint import Checkpoints
-    from lm.train.digest import json_digest, tree_digest
+    from lm.train.digest import DIGESTED, state_digests
+    from lm.train.early_stopping import chosen_step
     from lm.train.restoring import named_shapes
     from lm.train.workdir import CHECKPOINTS, CONVERTED, read_config, read_json
 
     workdir = Path(values.workdir)
-    read_config(workdir)
+    config = read_config(workdir)
     checkpoints = Checkpoints(
         workdir / CHECKPOINTS, report=lambda line: print(line, file=sys.stderr)
     )
-    fields = ("params", "opt_state", "ema")
-    restored = checkpoints.restore_parts(fields, values.step)
+    step = chosen_step(checkpoints, config, values.step)
+    restored = checkpoints.restore_parts(DIGESTED, step)
     params = restored.state["params"]
     shapes = named_shapes(params)
     table = [{"name": n, "shape": list(s), "size": math.prod(s)} for n, s in shapes.items()]
-    digests = {"params": tree_digest(params), "data": json_digest(restored.data)}
-    # A converted model has no optimiser's state, and few runs keep an average.
-    for name, field in (("optimizer", "opt_state"), ("ema", "ema")):
-        if restored.state[field] is not None:
-            digests[name] = tree_digest(restored.state[field])
     summary = {
         "workdir": str(workdir),
         "step": restored.step,
         "checkpoints": checkpoints.steps(),
         "parameters": sum(map(math.prod, shapes.values())),
-        "digests": digests,
+        "digests": state_digests(restored.state, restored.data),
         "data": restored.data,
         "evaluation": restored.meta["evaluation"],
         "table": table,

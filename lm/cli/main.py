@@ -28,20 +28,26 @@ from lm.host import restart_with_malloc
 # In the order a newcomer needs them.
 COMMANDS = (
     "train",
+    "sweep",
+    "predict",
     "generate",
     "serve",
     "evaluate",
     "score",
     "embed",
     "plot",
+    "report",
     "inspect",
     "tokenizer",
     "convert",
+    "export",
     "average",
+    "repeat",
+    "reproduce",
     "bench",
 )
 # Those that spend their time in XLA; `bench` starts processes, with an environment for each.
-COMPUTING = ("train", "generate", "serve", "evaluate", "score", "embed")
+COMPUTING = ("train", "predict", "generate", "serve", "evaluate", "score", "embed")
 
 
 def _module(command: str) -> ModuleType:

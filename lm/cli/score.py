@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from lm.cli.common import define_step, no_positional, use_compilation_cache
 from lm.cli.files import check_output, read_objects, string_field, write_output
 from lm.errors import UserError
 
@@ -45,14 +46,12 @@ def define(values: flags.FlagValues) -> None:
                          "sequences in windows of that length, which move on by this many tokens; "
                          "without it every token is predicted from all before it, and a sequence "
                          "beyond the model's learned positions is an error", **options)  # fmt: skip
-    flags.DEFINE_integer("step", None, "use the checkpoint of this step instead of the newest",
-                         **options)  # fmt: skip
+    define_step(values)
     flags.mark_flags_as_required(["workdir", "input"], flag_values=values)
 
 
 def run(values: flags.FlagValues, rest: list[str]) -> int:
     """Reads the input, loads the run, writes the scores."""
-    from lm.cli.common import no_positional, use_compilation_cache
 
     no_positional(rest)
     check_output(values.output)

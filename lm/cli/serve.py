@@ -8,17 +8,23 @@ from typing import Any
 
 from absl import flags
 
+from lm.cli.common import define_step, no_positional, use_compilation_cache
 from lm.errors import ConfigError
 
-SUMMARY = "answer completion requests over HTTP, as OpenAI's API does"
+SUMMARY = "answer completion and chat requests over HTTP, as OpenAI's API does"
 EXAMPLES = """
 lm serve --workdir=runs/quickstart
 lm serve --workdir=runs/quickstart --port=8001 --max_batch=16 --max_new_tokens=256
 curl http://127.0.0.1:8000/v1/completions -d '{"prompt": "Once", "max_tokens": 32, "stream": true}'
 python -m lm.serve.load --url=http://127.0.0.1:8000 --requests=200
 
-GET /v1/models, /health (503 until the model is compiled) and /metrics (Prometheus) answer too.
+POST /v1/chat/completions answers where the run was trained on conversations (its objective is
+instruction). GET /v1/models, /health (503 until the model is compiled) and /metrics (Prometheus)
+answer too.
 SIGTERM: requests taken are finished, new ones refused; a second one exits at once.
+
+This is for trying a model. To serve many users: lm export --workdir=W --output=DIR
+--format=huggingface, and vllm serve DIR, which speaks the same API.
 """
 
 
@@ -27,8 +33,7 @@ def define(values: flags.FlagValues) -> None:
     text, whole, number = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
     options: dict[str, Any] = {"flag_values": values}
     text("workdir", None, "folder of the run whose model to use", **options)
-    whole("checkpoint_step", None, "use the checkpoint of this step instead of the newest",
-          **options)  # fmt: skip
+    define_step(values, "checkpoint_step")
     text("host", "127.0.0.1", "address to listen on; there is no authentication, so any other than "
          "the default lets whoever reaches it use the model", **options)  # fmt: skip
     whole("port", 8000, "port to listen on; 0 takes a free one", lower_bound=0, upper_bound=65535,
@@ -48,7 +53,6 @@ def define(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, rest: list[str]) -> int:
     """Loads the run and serves it until a signal ends it."""
-    from lm.cli.common import no_positional, use_compilation_cache
 
     no_positional(rest)
     if not all(map(importlib.util.find_spec, ("starlette", "uvicorn"))):

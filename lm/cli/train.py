@@ -17,6 +17,7 @@ lm train --config=experiments/nanogpt/shakespeare_char.py:cpu --workdir=runs/s -
 lm train --config=experiments/quickstart.py --workdir=runs/b --config.optimizer.learning_rate=1e-3
 lm train --config=experiments/quickstart.py --workdir=runs/p --profile_steps=20:30
 lm train --config=experiments/continue.py --workdir=runs/c --config.train.warm_start=runs/quickstart
+lm train --config=FILE.py --workdir=runs/l --config.train.warm_start=W --config.train.lora.rank=8
 """
 
 

@@ -9,6 +9,7 @@ This package imports no JAX: configs are checked before anything heavy starts.
 """
 
 from lm.config.data import (
+    Arithmetic,
     BPETokenizer,
     ByteTokenizer,
     CharacterTokenizer,
@@ -28,6 +29,7 @@ from lm.config.data import (
     WordPieceTokenizer,
     WordsTokenizer,
 )
+from lm.config.methods import EarlyStopping, Fold, LoRA
 from lm.config.model import (
     POOLED_HEADS,
     Activation,
@@ -99,6 +101,7 @@ from lm.config.strict import (
 from lm.config.tasks import (
     ChatTemplate,
     Classification,
+    ClassWeights,
     Instruction,
     MultipleChoice,
     ObjectiveConfig,
@@ -120,12 +123,14 @@ __all__ = [
     "Adafactor",
     "Adam",
     "AdamW",
+    "Arithmetic",
     "BPETokenizer",
     "ByteTokenizer",
     "CausalLM",
     "CharacterTokenizer",
     "ChatTemplate",
     "CheckpointConfig",
+    "ClassWeights",
     "Classification",
     "CleanConfig",
     "Config",
@@ -135,9 +140,11 @@ __all__ = [
     "Denoising",
     "DropoutConfig",
     "Duration",
+    "EarlyStopping",
     "Embedded",
     "EvaluationConfig",
     "ExampleFiles",
+    "Fold",
     "HeadConfig",
     "HeadKind",
     "HuggingFaceTokenizer",
@@ -150,6 +157,7 @@ __all__ = [
     "LinearScaling",
     "Lion",
     "Llama3Scaling",
+    "LoRA",
     "MaskedLM",
     "Masking",
     "MixtureOfDenoisers",

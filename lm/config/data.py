@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Literal, Union
 
 from lm.config.checks import at_least, check, positive
+from lm.config.methods import Fold
 from lm.errors import ConfigError
+
+# The name of the part of the training examples that `DataConfig.fold` holds out.
+FOLD = "fold"
 
 
 @dataclass(frozen=True)
@@ -30,18 +35,24 @@ class SourceConfig:
 
     `fraction` (begin, end) is a part of the source's characters in order: (0.0, 0.9) and
     (0.9, 1.0) split a corpus, and a document on the boundary is cut there. (One that has a target
-    is never cut: it belongs to the part in which it begins.)
+    is never cut: it belongs to the part in which it begins.) `fold` is a part of a fraction's
+    examples, drawn by lot; data.fold sets it.
     """
 
     weight: float = 1.0
     fraction: tuple[float, float] = (0.0, 1.0)
     clean: CleanConfig = CleanConfig()
+    fold: Fold | None = None
 
     def __post_init__(self) -> None:
         begin, end = self.fraction
         if not 0.0 <= begin < end <= 1.0:
             raise ConfigError(f"fraction must satisfy 0 <= begin < end <= 1, not {self.fraction}")
         positive(self, "weight")
+        check(
+            self.fold is None or self.has_examples,
+            "fold divides labelled examples; this source has documents, which fraction divides",
+        )
 
     @property
     def has_target(self) -> bool:
@@ -221,7 +232,28 @@ class ExampleFiles(SourceConfig):
         return True
 
 
-Source = Union[TextFiles, JsonlFiles, TsvFiles, Embedded, TfdsDataset, ExampleFiles]
+@dataclass(frozen=True)
+class Arithmetic(SourceConfig):
+    """Every sum of two numbers modulo `modulus` as an example, in an order drawn by lot: the text
+    "a b =", the label a + b (Power et al. 2022; Nanda et al. 2023). It needs no file. `fraction`
+    is of the examples, and `seed` that of the order: two sources share it to share no example."""
+
+    modulus: int = 113
+    seed: int = 0
+    kind: Literal["arithmetic"] = "arithmetic"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 2, "modulus")
+        at_least(self, 0, "seed")
+        check(self.clean == CleanConfig(), "sums are clean: leave clean out")
+
+    @property
+    def has_examples(self) -> bool:
+        return True
+
+
+Source = Union[TextFiles, JsonlFiles, TsvFiles, Embedded, TfdsDataset, ExampleFiles, Arithmetic]
 
 
 @dataclass(frozen=True)
@@ -321,6 +353,9 @@ class DataConfig:
     stand around either text. `too_long` is what happens to those that are longer than a row: an
     "error" says how many they are, "cut" takes from their ends (but for an eos), "drop" leaves
     them out; the data report counts both. So it is with examples of tasks.
+
+    `fold` trains on all but one part of the labelled examples of `train`, which names one source,
+    and evaluates on that part, as the first of `validation`: "fold".
     """
 
     train: Mapping[str, Source]
@@ -335,7 +370,24 @@ class DataConfig:
     too_long: Literal["error", "cut", "drop"] = "error"
     read_threads: int = 2
     prefetch: int = 16
+    fold: Fold | None = None
 
     def __post_init__(self) -> None:
         at_least(self, 1, "sequence_length")
         at_least(self, 0, "read_threads", "prefetch")
+        if self.fold is not None:
+            self._divide(self.fold)
+
+    def _divide(self, fold: Fold) -> None:
+        """Has the sources say it: whatever reads them needs to know of nothing else."""
+        check(
+            len(self.train) == 1 and not fold.held_out,
+            f"data.fold divides the one source of data.train, which has {len(self.train)}; "
+            "held_out is for sources",
+        )
+        ((name, source),) = self.train.items()
+        others = {key: value for key, value in self.validation.items() if key != FOLD}
+        own = dataclasses.replace(source, fold=fold)
+        held_out = dataclasses.replace(source, fold=dataclasses.replace(fold, held_out=True))
+        object.__setattr__(self, "train", {name: own})
+        object.__setattr__(self, "validation", {FOLD: held_out, **others})

@@ -14,13 +14,14 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu", "ge
 
 @dataclass(frozen=True)
 class NormConfig:
-    """Layer normalisation (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019), and where it stands.
+    """Layer normalisation (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019), and where it stands;
+    "none" leaves what it is given.
 
     pre: x + f(norm(x)), and a norm after the last layer. post: norm(x + f(x)). `bias` of None is
     the kind's own way: LayerNorm has one, RMSNorm cannot.
     """
 
-    kind: Literal["layer", "rms"] = "layer"
+    kind: Literal["layer", "rms", "none"] = "layer"
     placement: Literal["pre", "post"] = "pre"
     epsilon: float = 1e-5
     bias: bool | None = None
@@ -28,6 +29,7 @@ class NormConfig:
     def __post_init__(self) -> None:
         positive(self, "epsilon")
         check(not (self.kind == "rms" and self.bias), "RMSNorm has no bias: unset norm.bias")
+        check(not (self.kind == "none" and self.bias), "no norm has no bias: unset norm.bias")
 
     @property
     def has_bias(self) -> bool:

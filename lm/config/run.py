@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from typing import Literal, Union
 
 from lm.config.checks import at_least, check, positive, share
 from lm.config.data import DataConfig
+from lm.config.methods import EarlyStopping, LoRA, check_pattern
 from lm.config.model import ModelConfig
 from lm.config.objective import CausalLM
 from lm.config.tasks import ObjectiveConfig
-from lm.errors import ConfigError
+from lm.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,7 @@ class ParameterRule:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "learning_rate")
-        try:
-            re.compile(self.pattern)
-        except re.error as error:
-            message = f"pattern {self.pattern!r} is not a regular expression: {error}"
-            raise ConfigError(message) from None
+        check_pattern("pattern", self.pattern)
 
 
 DEFAULT_RULES = (
@@ -128,17 +124,21 @@ DEFAULT_RULES = (
 @dataclass(frozen=True)
 class OptimizerBase:
     """What every optimiser has. The first matching rule wins; every parameter must match one, and
-    every rule must match a parameter. `clip_norm` is a bound on the global gradient norm."""
+    every rule must match a parameter. `clip_norm` is a bound on the global gradient norm.
+    `layer_decay` is a factor on the learning rate for each layer down from the heads (Clark et al.
+    2020): see `lm.train.layer_decay`."""
 
     learning_rate: float = 1e-3
     schedule: Schedule = Constant()
     weight_decay: float = 0.0
     clip_norm: float | None = None
     rules: tuple[ParameterRule, ...] = DEFAULT_RULES
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         at_least(self, 0, "learning_rate", "weight_decay")
-        positive(self, "clip_norm")
+        positive(self, "clip_norm", "layer_decay")
+        check(self.layer_decay <= 1, f"layer_decay must be in (0, 1], not {self.layer_decay}")
         for name in ("beta1", "beta2", "momentum"):
             if hasattr(self, name):
                 share(self, name)
@@ -215,7 +215,8 @@ class TrainConfig:
     """How long and in what portions. `batch_size` is rows a step over all devices and hosts, cut
     into `microbatches` whose gradients are summed. `steps_per_dispatch` optimiser steps go to the
     device at once. `ema_decay` keeps an exponential moving average of the parameters.
-    `warm_start` is a workdir whose latest parameters replace the initial ones."""
+    `warm_start` is a workdir whose latest parameters replace the initial ones. `lora` trains
+    adapters in their place."""
 
     batch_size: int
     duration: Duration
@@ -224,6 +225,7 @@ class TrainConfig:
     ema_decay: float | None = None
     log_every: int = 10
     warm_start: str | None = None
+    lora: LoRA | None = None
 
     def __post_init__(self) -> None:
         at_least(self, 1, "batch_size", "microbatches", "steps_per_dispatch", "log_every")
@@ -237,26 +239,34 @@ class TrainConfig:
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Evaluation on the validation sources every so often and at the end. `batches` of None is
-    the whole split; `batch_size` of None is the training batch size."""
+    the whole split; `batch_size` of None is the training batch size. `early_stopping` may end the
+    training before its duration does."""
 
     every: Duration | None = None
     batches: int | None = None
     batch_size: int | None = None
+    early_stopping: EarlyStopping | None = None
 
     def __post_init__(self) -> None:
         at_least(self, 1, "batches", "batch_size")
+        check(
+            self.early_stopping is None or self.every is not None,
+            "early_stopping looks at evaluations: set every",
+        )
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     """State, data position and metadata together, every so often and at the end. The last
-    `keep_last` stay, and the `keep_best` with the lowest value of `metric` on the first of
-    data.validation."""
+    `keep_last` stay, and the `keep_best` with the lowest (`mode` "max": highest) value of `metric`
+    on the first of data.validation; with early stopping, of its metric. `--step=best` of a command
+    is the best one that is there."""
 
     every: Duration | None = None
     keep_last: int = 2
     keep_best: int = 0
     metric: str = "loss"
+    mode: Literal["min", "max"] = "min"
     asynchronous: bool = True
 
     def __post_init__(self) -> None:
@@ -303,3 +313,10 @@ class Config:
             self.evaluation.every is None or bool(self.data.validation),
             "evaluation.every is set, but data.validation names no source to evaluate on",
         )
+        stopping = self.evaluation.early_stopping
+        if stopping is not None and stopping.split is not None:
+            check(
+                stopping.split in self.data.validation,
+                f"evaluation.early_stopping.split={stopping.split!r} is not in data.validation"
+                f"{did_you_mean(stopping.split, self.data.validation)}",
+            )

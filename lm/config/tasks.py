@@ -14,6 +14,9 @@ from lm.config.model import POOLED_HEADS, HeadConfig, HeadKind, ModelConfig, Poo
 from lm.config.objective import ObjectiveBase, TextObjective
 from lm.errors import ConfigError, did_you_mean
 
+# A number for each label, or by how often the training data has it.
+ClassWeights = Union[tuple[float, ...], Literal["balanced"], None]
+
 
 class Roles(NamedTuple):
     """Names of what an example has: what must be there, what may be, and the targets."""
@@ -142,6 +145,13 @@ def _check_labels(labels: tuple[str, ...], least: int) -> None:
     check(not twice, f"labels has {twice[0]!r} twice" if twice else "")
 
 
+def _check_weights(weights: ClassWeights, labels: tuple[str, ...]) -> None:
+    check(
+        not isinstance(weights, tuple) or (len(weights) == len(labels) and min(weights) > 0),
+        f"class_weights needs a number above 0 for each of the {len(labels)} labels",
+    )
+
+
 def _rates(actual: float, found: float, hit: float) -> dict[str, float]:
     """Precision, recall and F1 from shares; 0 where there is nothing."""
     return {
@@ -186,7 +196,7 @@ class Classification(SequenceTask):
 
     labels: tuple[str, ...] = ()
     multi_label: bool = False
-    class_weights: tuple[float, ...] | Literal["balanced"] | None = None
+    class_weights: ClassWeights = None
     label_smoothing: float = 0.0
     kind: Literal["classification"] = "classification"
 
@@ -194,14 +204,10 @@ class Classification(SequenceTask):
         super().__post_init__()
         share(self, "label_smoothing")
         _check_labels(self.labels, 1 if self.multi_label else 2)
-        weights = self.class_weights
-        if isinstance(weights, tuple):
-            check(
-                len(weights) == len(self.labels) and min(weights) > 0,
-                f"class_weights needs a number above 0 for each of the {len(self.labels)} labels",
-            )
+        _check_weights(self.class_weights, self.labels)
+        balanced = self.class_weights == "balanced"
         check(
-            not self.multi_label or (weights != "balanced" and not self.label_smoothing),
+            not self.multi_label or not (balanced or self.label_smoothing),
             'multi_label takes class_weights as numbers, and no "balanced" or label_smoothing',
         )
 
@@ -254,7 +260,8 @@ class TokenClassification(TaskBase):
 
     Examples: words and tags, lists of as many (or strings with spaces between). Words are joined by
     spaces, and then tokenised. `outside`: the tag of nothing, which precision, recall and F1 (of
-    words) leave out.
+    words) leave out. `class_weights` weighs the loss of words by their tag while training: a number
+    for each, or "balanced", as for classification.
     """
 
     ARCHITECTURES: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "two_stream")
@@ -264,10 +271,12 @@ class TokenClassification(TaskBase):
 
     labels: tuple[str, ...] = ()
     outside: str | None = None
+    class_weights: ClassWeights = None
     kind: Literal["token_classification"] = "token_classification"
 
     def __post_init__(self) -> None:
         _check_labels(self.labels, 2)
+        _check_weights(self.class_weights, self.labels)
         check(
             self.outside is None or self.outside in self.labels,
             f"outside={self.outside!r} is none of the labels"

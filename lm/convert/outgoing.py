@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import math
-import operator
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from lm.config import Config, Learned, XLNetRelative
+from lm.config import Config, TaskBase
 from lm.convert import safetensors
 from lm.convert.accounting import check_covers, parameter_shapes
 from lm.convert.families import Family, family_of_model
 from lm.convert.folder import CONFIG as REFERENCE_CONFIG
 from lm.convert.folder import INDEX, WEIGHTS
 from lm.convert.layout import Rule
+from lm.convert.outgoing_config import Dtype, generation_config, reference_config
 from lm.convert.tensors import ByteProgress
 from lm.convert.tokenizer import tokenizer_to_folder
 from lm.data.cache import new_beside, sync
-from lm.data.tokenizer import Tokenizer, load_tokenizer
+from lm.data.tokenizer import load_tokenizer
 from lm.data.tokenizers.huggingface import HuggingFace
 from lm.errors import ConfigError, UserError
 from lm.train.checkpoint import Checkpoints
-from lm.train.restoring import named_shapes
+from lm.train.early_stopping import Step, chosen_step
+from lm.train.parameters import Parameters
 from lm.train.workdir import CHECKPOINTS, CONVERTED, TOKENIZER, read_config, read_json, write_json
 
-Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -41,7 +41,6 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 SHARD_SIZE = "5GB"
 # For these transformers 5 uses a tokenizer class of their own, whatever tokenizer_config.json says.
 _OWN_TOKENIZER = ("qwen2",)
-_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 class Export(NamedTuple):
@@ -56,20 +55,18 @@ class Export(NamedTuple):
     notes: tuple[str, ...]
 
 
-class _Params:
-    """The parameters of a checkpoint, read one at a time: the moving average where one is kept."""
+class SavedParams(Parameters):
+    """The parameters of a checkpoint, read one at a time: the moving average where one is kept, and
+    merged with the adapters there are."""
 
-    def __init__(self, workdir: Path, step: int | None, model: Sequence[str]) -> None:
-        self._checkpoints = Checkpoints(workdir / CHECKPOINTS, report=_ignore)
-        found = self._checkpoints.find(step)
+    def __init__(self, workdir: Path, step: Step, model: Sequence[str]) -> None:
+        config = read_config(workdir)
+        checkpoints = Checkpoints(workdir / CHECKPOINTS, report=_ignore)
+        found = checkpoints.find(chosen_step(checkpoints, config, step))
         self.step = found.step
         field = "params" if found.state.get("ema") is None else "ema"
         # Where the objective trains several models, one of them is what is used.
-        self._path = (field, *model)
-        self.shapes = named_shapes(functools.reduce(operator.getitem, self._path, found.state))
-
-    def read(self, path: str) -> np.ndarray:
-        return self._checkpoints.read_leaf(self.step, (*self._path, *path.split("/")))
+        super().__init__(checkpoints, found.step, (field, *model), config.train.lora)
 
 
 def export(
@@ -78,16 +75,18 @@ def export(
     *,
     family: str | None = None,
     dtype: Dtype = "float32",
-    step: int | None = None,
+    step: Step = None,
     shard_size: str = SHARD_SIZE,
+    flag: str = "--to",
 ) -> Export:
     """Writes the model of `workdir` as a Hugging Face folder, whole or not at all.
 
     Args:
       family: the one to write it as; None is the one it came from, else the first that can
         express it.
-      step: the checkpoint's; None is the newest.
+      step: the checkpoint's; "best" by its evaluation, None is the newest.
       shard_size: the most bytes of tensors in one file, such as "5GB".
+      flag: what names `folder` on the command line, for messages.
 
     Raises:
       ConfigError: no family can express the model, or the named one cannot; a bad size.
@@ -95,31 +94,22 @@ def export(
     """
     limit = parse_size(shard_size)
     config = read_config(workdir)
-    before = _origin(workdir)
-    chosen = _family(config, family, before)
-    check_empty(folder)
+    before = origin_of(workdir)
+    chosen = family_for(config, family, before)
+    check_empty(folder, flag)
     tokenizer = load_tokenizer(workdir / TOKENIZER)
-    params = _Params(workdir, step, () if config.objective is None else config.objective.MODEL)
+    params = SavedParams(workdir, step, () if config.objective is None else config.objective.MODEL)
     plan = chosen.plan(config.model, None)
-    _check_same(params, config, workdir)
+    check_same(params, config, workdir)
     check_covers(plan.rules, params.shapes)
-    try:
-        partial_dir = new_beside(folder)
-    except OSError as error:
-        raise UserError(f"cannot make --to={folder}: {error.strerror}") from error
-    try:
-        values = reference_config(config, chosen, before, tokenizer, dtype)
-        write_json(partial_dir / REFERENCE_CONFIG, values)
-        write_json(partial_dir / "generation_config.json", _generation(values))
-        num_bytes = _write_weights(partial_dir, plan.rules, params, DTYPES[dtype], limit)
-        tokenizer_to_folder(tokenizer, partial_dir, config.model, config.data)
-        sync(partial_dir)
-        files = tuple(sorted(path.name for path in partial_dir.iterdir()))
-        os.rename(partial_dir, folder)
-    except OSError as error:
-        raise UserError(f"could not write --to={folder}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial_dir, ignore_errors=True)
+    values = reference_config(config, chosen, before, tokenizer, dtype)
+    with whole_folder(folder, flag) as new:
+        write_json(new / REFERENCE_CONFIG, values)
+        write_json(new / "generation_config.json", generation_config(values))
+        num_bytes = _write_weights(new, plan.rules, params, DTYPES[dtype], limit)
+        separators = _separators(config)
+        tokenizer_to_folder(tokenizer, new, config.model, config.data, separators)
+        files = tuple(sorted(path.name for path in new.iterdir()))
     count = sum(map(math.prod, params.shapes.values()))
     notes: tuple[str, ...] = ()
     if values["model_type"] in _OWN_TOKENIZER and not isinstance(tokenizer, HuggingFace):
@@ -131,7 +121,14 @@ def export(
     return Export(chosen.name, params.step, count, len(plan.rules), num_bytes, files, notes)
 
 
-def _check_same(params: _Params, config: Config, workdir: Path) -> None:
+def _separators(config: Config) -> int | None:
+    """Of an encoder's task, which reads its texts as `lm.objectives.tasks.rows.layout_of` says: how
+    many tokens stand between two."""
+    task = isinstance(config.objective, TaskBase) and config.model.architecture == "encoder"
+    return getattr(config.objective, "separators", 1) if task else None
+
+
+def check_same(params: SavedParams, config: Config, workdir: Path) -> None:
     """Raises UserError where the checkpoint is of another model than config.json describes."""
     wanted = parameter_shapes(config.model)
     names = sorted({*wanted, *params.shapes})
@@ -148,12 +145,34 @@ def _check_same(params: _Params, config: Config, workdir: Path) -> None:
         )
 
 
-def check_empty(folder: Path) -> None:
+def check_empty(folder: Path, flag: str = "--to") -> None:
     """Raises UserError where there is something in `folder` already."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"--to={folder} is a file, not a folder")
+        raise UserError(f"{flag}={folder} is a file, not a folder")
     if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"--to={folder} is not empty: name a new folder")
+        raise UserError(f"{flag}={folder} is not empty: name a new folder")
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path, flag: str = "--to") -> Iterator[Path]:
+    """A new folder to write into, which becomes `folder` once all is written.
+
+    Raises:
+      UserError: there is something in `folder`, or it cannot be written.
+    """
+    check_empty(folder, flag)
+    try:
+        new = new_beside(folder)
+    except OSError as error:
+        raise UserError(f"cannot make {flag}={folder}: {error.strerror}") from error
+    try:
+        yield new
+        sync(new)
+        os.rename(new, folder)
+    except OSError as error:
+        raise UserError(f"could not write {flag}={folder}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def parse_size(text: str) -> int:
@@ -169,16 +188,13 @@ def parse_size(text: str) -> int:
     return size
 
 
-# ------------------------------------------------------------------------------------ config.json
-
-
-def _origin(workdir: Path) -> dict[str, Any]:
+def origin_of(workdir: Path) -> dict[str, Any]:
     """convert.json of a model that was converted; {} of one that was trained here."""
     path = workdir / CONVERTED
     return read_json(path) if path.exists() else {}
 
 
-def _family(config: Config, name: str | None, origin: Mapping[str, Any]) -> Family:
+def family_for(config: Config, name: str | None, origin: Mapping[str, Any]) -> Family:
     if name is None and "family" in origin:
         try:
             return family_of_model(config.model, origin["family"])
@@ -187,51 +203,11 @@ def _family(config: Config, name: str | None, origin: Mapping[str, Any]) -> Fami
     return family_of_model(config.model, name)
 
 
-def reference_config(
-    config: Config,
-    family: Family,
-    origin: Mapping[str, Any],
-    tokenizer: Tokenizer,
-    dtype: Dtype,
-) -> dict[str, Any]:
-    """config.json: what the family says of the model, and of what the model does not say (token
-    ids, the longest sequence) what the config.json that it came from said, or else this run."""
-    written = family.write_config(config.model)
-    values: dict[str, Any] = {}
-    # XLNet knows no longest sequence: its config refuses to be told one.
-    if not isinstance(config.model.position, (Learned, XLNetRelative)):
-        values["max_position_embeddings"] = config.data.sequence_length
-    for name in _TOKENS:
-        token = getattr(tokenizer, name.replace("_token", ""))
-        if token is not None:
-            values[name] = token
-    if origin.get("family") == family.name:
-        own = origin["config"]
-        # As another kind of the family (llama for qwen2), its other keys would mean something else.
-        same = own.get("model_type") == written["model_type"]
-        values.update(own if same else {k: own[k] for k in (*values, *_TOKENS) if k in own})
-    labels: dict[str, Any] = {k: values[k] for k in ("id2label", "label2id") if k in values}
-    values.update(written)
-    if len(labels.get("id2label") or ()) == len(written.get("id2label", ())):
-        # The names of a classifier's labels: the model only knows how many there are.
-        values.update(labels)
-    # Both spellings: transformers 5 says dtype, everything before it torch_dtype.
-    values.update(dtype=dtype, torch_dtype=dtype)
-    return values
-
-
-def _generation(values: Mapping[str, Any]) -> dict[str, Any]:
-    """generation_config.json: where generation starts and stops."""
-    names = (*_TOKENS, "decoder_start_token_id")
-    known = {name: values[name] for name in names if values.get(name) is not None}
-    return {"_from_model_config": True, **known}
-
-
 # ---------------------------------------------------------------------------------------- tensors
 
 
 def _write_weights(
-    folder: Path, rules: Sequence[Rule], params: _Params, dtype: np.dtype, limit: int
+    folder: Path, rules: Sequence[Rule], params: SavedParams, dtype: np.dtype, limit: int
 ) -> int:
     """The tensors in files of at most `limit` bytes (a larger tensor has a file of its own), with
     an index where there are several; the number of bytes."""
@@ -268,7 +244,7 @@ def _write_weights(
 
 
 def _arrays(
-    rules: Sequence[Rule], params: _Params, dtype: np.dtype, progress: ByteProgress
+    rules: Sequence[Rule], params: SavedParams, dtype: np.dtype, progress: ByteProgress
 ) -> Iterator[tuple[str, np.ndarray]]:
     for rule in rules:
         stored = rule.layout.to_reference([params.read(path) for path in rule.parameters])

@@ -16,7 +16,7 @@ from lm.data.tokenizers.bpe import BYTE_TO_CHARACTER, ByteLevelBPE
 from lm.data.tokenizers.huggingface import HuggingFace
 from lm.data.tokenizers.sentence_piece import SentencePiece
 from lm.data.tokenizers.settings import ROLES, SETTINGS, SPECIAL, set_wrap, special_names, wrap
-from lm.data.tokenizers.simple import Bytes, Characters
+from lm.data.tokenizers.simple import Bytes, Characters, Words
 from lm.data.tokenizers.wordpiece import WordPiece
 from lm.errors import UserError
 
@@ -28,23 +28,31 @@ _KEPT = (
 
 
 def tokenizer_to_folder(
-    tokenizer: Tokenizer, folder: Path, model: ModelConfig, data: DataConfig
+    tokenizer: Tokenizer,
+    folder: Path,
+    model: ModelConfig,
+    data: DataConfig,
+    separators: int | None = None,
 ) -> tuple[str, ...]:
     """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json, and SentencePiece's
     own model where that is the tokenizer, into a folder that is there. Gives the files' names.
 
     transformers' AutoTokenizer loads the folder, encodes to the same ids, and puts bos and eos
-    around a text as `data` says.
+    around a text as `data` says; or, where an encoder's task has so many `separators`, around a
+    text, and these between two (`lm.objectives.tasks.rows`).
 
     Raises UserError for a tokenizer that cannot be written as a tokenizer.json.
     """
-    backend = _backend(tokenizer)
+    backend = library_of(tokenizer)
     names = _names(tokenizer)
-    bos = _token(tokenizer, tokenizer.bos_id) if data.add_bos else None
-    eos = _token(tokenizer, tokenizer.eos_id) if data.add_eos else None
+    task = separators is not None and not tokenizer.wrapping[1]
+    bos = _token(tokenizer, tokenizer.bos_id) if data.add_bos or task else None
+    eos = _token(tokenizer, tokenizer.eos_id) if data.add_eos or task else None
     wanted = [[] if token is None else [backend.token_to_id(token)] for token in (bos, eos)]
     # What wraps a text so already may know more, of pairs of texts.
-    if backend.post_processor is None or [*wrap(backend)] != wanted:
+    if task:
+        set_wrap(backend, bos, eos, again=False, separators=separators or 1)
+    elif separators is None and (backend.post_processor is None or [*wrap(backend)] != wanted):
         set_wrap(backend, bos, eos, again="cls" not in names)
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     if isinstance(tokenizer, HuggingFace):
@@ -91,14 +99,17 @@ def _names(tokenizer: Tokenizer) -> dict[str, str]:
     return {role: tokenizer.pieces([i])[0] for role, i in ids.items() if i is not None}
 
 
-def _backend(tokenizer: Tokenizer) -> Library:
-    """The tokenizer as the library's, apart from the one that encodes here."""
+def library_of(tokenizer: Tokenizer) -> Library:
+    """The tokenizer as the library's, apart from the one that encodes here. Raises UserError for
+    one that the library has no means for."""
     if isinstance(tokenizer, SentencePiece):
         return library_tokenizer(tokenizer)
     if isinstance(tokenizer, Characters):
         return _characters(tokenizer)
     if isinstance(tokenizer, Bytes):
         return _byte(tokenizer)
+    if isinstance(tokenizer, Words):
+        return _words(tokenizer)
     if isinstance(tokenizer, (ByteLevelBPE, WordPiece, HuggingFace)):
         backend = Library.from_str(tokenizer.backend.to_str())
         if backend.decoder is None and not isinstance(tokenizer, HuggingFace):
@@ -122,5 +133,20 @@ def _byte(tokenizer: Bytes) -> Library:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     special = tokenizer.pieces(range(256, tokenizer.vocab_size))
+    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    return backend
+
+
+def _words(tokenizer: Words) -> Library:
+    """Without a decoder: then the library puts a space between words."""
+    ids = {word: i for i, word in enumerate(tokenizer.pieces(range(tokenizer.vocab_size)))}
+    special = tokenizer.pieces(range(tokenizer.vocab_size - len(tokenizer.words)))
+    twice = [word for word in special if word in tokenizer.words]
+    if twice:
+        raise UserError(f"the word {twice[0]!r} of the tokenizer is spelled as a special token")
+    backend = Library(models.WordLevel(ids, unk_token=special[-1]))
+    # What Python takes for white space: four control characters more than the regular expression.
+    space = Regex(r"[\s\x1c-\x1f]+")
+    backend.pre_tokenizer = pre_tokenizers.Split(space, behavior="removed")
     backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     return backend

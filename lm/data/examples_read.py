@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.config import Embedded, ExampleFiles, Roles, Source, TfdsDataset
+from lm.config import Arithmetic, Embedded, ExampleFiles, Fold, Roles, Source, TfdsDataset
 from lm.data import embedded, prepared
 from lm.data.files import find_files, no_such, read_lines, read_text
 from lm.data.sources import describe
@@ -35,7 +35,7 @@ class Example:
 
 
 def read_examples(source: Source, roles: Roles, data_root: Path) -> list[Example]:
-    """The examples of a source in their order, those of its `fraction`.
+    """The examples of a source in their order, those of its `fraction` and `fold`.
 
     UserError for what is missing or damaged, with the file and the line.
     """
@@ -46,6 +46,8 @@ def read_examples(source: Source, roles: Roles, data_root: Path) -> list[Example
             Example({n: values[own.get(n, n)] for n in names}, f"embedded example {number}")
             for number, values in enumerate(embedded.examples())
         ]
+    elif isinstance(source, Arithmetic):
+        found = _sums(source, roles)
     elif isinstance(source, TfdsDataset):
         found = list(_records(source, roles, data_root))
     else:
@@ -59,7 +61,35 @@ def read_examples(source: Source, roles: Roles, data_root: Path) -> list[Example
             f"{describe(source, data_root)} has no examples"
             + (f" in the fraction {source.fraction} of its {len(found)}" if found else "")
         )
-    return found[begin:end]
+    found = found[begin:end]
+    return found if source.fold is None else _of_fold(found, source.fold)
+
+
+def _sums(source: Arithmetic, roles: Roles) -> list[Example]:
+    """All sums in the order of the lot."""
+    if roles.inputs != ("text",) or roles.targets != ("label",):
+        raise ConfigError("kind 'arithmetic' has texts with a label: objective 'classification'")
+    order = np.random.default_rng(source.seed).permutation(source.modulus**2)
+    found = []
+    for number in order.tolist():
+        a, b = divmod(number, source.modulus)
+        values = {"text": f"{a} {b} =", "label": str((a + b) % source.modulus)}
+        found.append(Example(values, f"the sum of {a} and {b}"))
+    return found
+
+
+def _of_fold(examples: Sequence[Example], fold: Fold) -> list[Example]:
+    """Those that a fold holds out, or the others. Parts differ by at most one in size."""
+    if len(examples) < fold.of:
+        raise UserError(f"{len(examples)} examples cannot be divided into {fold.of} folds")
+    order = np.random.default_rng([fold.seed, fold.of]).permutation(len(examples))
+    part = np.empty(len(examples), np.int64)
+    part[order] = np.arange(len(examples)) % fold.of
+    return [
+        example
+        for example, own in zip(examples, part, strict=True)
+        if (own == fold.index) == fold.held_out
+    ]
 
 
 def columns_of(fields: Mapping[str, Any], roles: Roles) -> dict[str, Any]:

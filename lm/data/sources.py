@@ -43,6 +43,9 @@ def source_fingerprint(source: Source, data_root: Path) -> str:
     settings = configs.to_dict(dataclasses.replace(source, weight=1.0, fraction=(0.0, 1.0)))
     for name in ("paths", "target_paths"):
         settings.pop(name, None)
+    if source.fold is None:
+        # As it was before there were folds: caches and runs of that time stay good.
+        settings.pop("fold")
     version = [_VERSION, embedded.VERSION] if isinstance(source, configs.Embedded) else _VERSION
     contents = [file_hashes(files) for files in _files(source, data_root)]
     return configs.fingerprint({"version": version, "source": settings, "contents": contents})
@@ -58,6 +61,8 @@ def _files(source: Source, data_root: Path) -> tuple[list[Path], list[Path]]:
     """The files of the texts, and those that have nothing but their targets."""
     if isinstance(source, configs.Embedded):
         return embedded.module_files(), []
+    if isinstance(source, configs.Arithmetic):
+        return [], []
     if isinstance(source, configs.TfdsDataset):
         return prepared.files(source, data_root), []
     texts = find_files(source.paths, data_root)
@@ -80,6 +85,8 @@ def describe(source: Source, data_root: Path) -> str:
     """The source in a few words, for messages."""
     if isinstance(source, configs.Embedded):
         return "the documentation inside Python"
+    if isinstance(source, configs.Arithmetic):
+        return f"the {source.modulus**2} sums modulo {source.modulus}"
     if isinstance(source, configs.TfdsDataset):
         return f"TFDS dataset {source.name!r}, split {source.split!r}"
     paths = [*source.paths, *getattr(source, "target_paths", ())]

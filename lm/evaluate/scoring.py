@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lm.config import ModelConfig
 from lm.data.tokenizer import Tokenizer
@@ -43,10 +43,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Score:
-    """Natural log-probability of the scored tokens: each, and their sum."""
+    """Natural log-probability of the scored tokens: each, and their sum. `greedy`: each is the
+    likeliest at its place."""
 
     tokens: list[int]
     token_logprobs: list[float]
+    greedy: bool = True
 
     @property
     def logprob(self) -> float:
@@ -161,18 +163,22 @@ def score(
     groups: dict[int, list[int]] = {}
     for index, piece in enumerate(pieces):
         groups.setdefault(bucket(len(piece.inputs), limit), []).append(index)
-    found: dict[int, np.ndarray] = {}
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for length, members in sorted(groups.items()):
         size = _batch_size(len(members), length)
         for begin in range(0, len(members), size):
             batch = members[begin : begin + size]
-            logprobs = _score_batch(model, params, [pieces[i] for i in batch], size, length)
-            found.update(zip(batch, logprobs))
+            scored = _score_batch(model, params, [pieces[i] for i in batch], size, length)
+            found.update(zip(batch, scored))
     scores = [Score([], []) for _ in requests]
     for index, piece in enumerate(pieces):
-        scores[piece.request].tokens.extend(map(int, piece.targets))
-        scores[piece.request].token_logprobs.extend(found[index].tolist())
-        if not np.isfinite(found[index]).all():
+        logprobs, likeliest = found[index]
+        before = scores[piece.request]
+        before.tokens.extend(map(int, piece.targets))
+        before.token_logprobs.extend(logprobs.tolist())
+        greedy = before.greedy and bool(likeliest.all())
+        scores[piece.request] = replace(before, greedy=greedy)
+        if not np.isfinite(logprobs).all():
             raise UserError(
                 f"{requests[piece.request].where}: the model gives probabilities that are not "
                 "numbers; did its training diverge?"
@@ -227,27 +233,26 @@ def _batch_size(count: int, length: int) -> int:
 
 def _score_batch(
     model: nn.Module, params: Params, pieces: Sequence[_Piece], size: int, length: int
-) -> list[np.ndarray]:
-    """Log-probabilities of each piece's targets. Rows are padded on the right, where causal
-    attention cannot see; missing rows are all padding."""
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Log-probabilities of each piece's targets, and whether each is the likeliest. Rows are padded
+    on the right, where causal attention cannot see; missing rows are all padding."""
     inputs = np.zeros((size, length), np.int32)
     targets = np.zeros((size, length), np.int32)
     for row, piece in enumerate(pieces):
         stop = len(piece.inputs)
         inputs[row, :stop] = piece.inputs
         targets[row, stop - len(piece.targets) : stop] = piece.targets
-    logprobs = np.asarray(_target_logprobs(model, params, inputs, targets))
-    return [
-        logprobs[row, len(p.inputs) - len(p.targets) : len(p.inputs)]
-        for row, p in enumerate(pieces)
-    ]
+    logprobs, likeliest = map(np.asarray, _target_logprobs(model, params, inputs, targets))
+    places = [slice(len(p.inputs) - len(p.targets), len(p.inputs)) for p in pieces]
+    return [(logprobs[row, own], likeliest[row, own]) for row, own in enumerate(places)]
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
 def _target_logprobs(
     model: nn.Module, params: Params, inputs: Int[Array, "B T"], targets: Int[Array, "B T"]
-) -> Float[Array, "B T"]:
-    """log p(target | inputs up to there), with the logits of a part of the tokens at a time."""
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+    """log p(target | inputs up to there), and whether no token is likelier, with the logits of a
+    part of the tokens at a time."""
     variables = {"params": params}
     read: Any = model.apply(variables, inputs, method="hidden")
     hidden = read[0]
@@ -256,17 +261,17 @@ def _target_logprobs(
     while count % (2 * parts) == 0 and (count // parts) * vocab_size > LOGITS_AT_ONCE:
         parts *= 2
 
-    def part(arguments: tuple[Array, Array]) -> Array:
+    def part(arguments: tuple[Array, Array]) -> tuple[Array, Array]:
         hidden, targets = arguments
         logits: Any = model.apply(variables, hidden, method="logits")
         chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-        return chosen - jax.nn.logsumexp(logits, axis=-1)
+        return chosen - jax.nn.logsumexp(logits, axis=-1), chosen >= jnp.max(logits, axis=-1)
 
-    logprobs = jax.lax.map(
+    logprobs, likeliest = jax.lax.map(
         part,
         (
             hidden.reshape(parts, count // parts, hidden.shape[-1]),
             targets.reshape(parts, count // parts),
         ),
     )
-    return logprobs.reshape(inputs.shape)
+    return logprobs.reshape(inputs.shape), likeliest.reshape(inputs.shape)

@@ -19,6 +19,7 @@ from lm.generate.prompts import (
     pad_left,
     pad_right,
 )
+from lm.model import Mask
 from lm.model.cache import cache_bytes, position_limit
 
 MOST_PROMPTS = 128
@@ -57,7 +58,8 @@ class Batch:
     for each.
 
     tokens, positions: int32 [B, width], padded on the left; what `model.hidden` reads.
-    source: what an encoder reads, by the names of the model's arguments.
+    source: what an encoder reads, by the names of the model's arguments; of a decoder's prompts
+      that see themselves both ways (`both_ways`) their mask.
     real: [B], False for rows that only fill the batch.
     """
 
@@ -68,12 +70,14 @@ class Batch:
         begin: Sequence[int] | None,
         max_new_tokens: int,
         rows_each: int,
+        *,
+        both_ways: bool = False,
     ) -> None:
         self._limit = position_limit(config)
         self.real = np.arange(1 << (len(prompts) - 1).bit_length()) < len(prompts)
         # Batches of a few sizes only, to compile rarely.
         filled = [*prompts, *[prompts[-1]] * int(np.sum(~self.real))]
-        self.source: dict[str, Any] = {}
+        self.source: dict[str, Any] = {"mask": Mask()} if both_ways else {}
         self.width, read = bucket(max(map(len, filled)), self._limit), 0
         if begin is not None:
             source, source_positions = pad_right(filled, self.width)

@@ -62,6 +62,7 @@ def beam_search(
     start: Sequence[int] | None = None,
     constraints: Constraints | None = None,
     batch_size: int | None = None,
+    both_ways: bool = False,
 ) -> list[list[Hypothesis]]:
     """The best completions of token prompts, best first; `lm.generate.text` does it for text.
 
@@ -76,6 +77,8 @@ def beam_search(
       constraints: what may be said.
       batch_size: prompts at a time; None is as many as the memory has room for, up to 128. It
         changes nothing but the speed.
+      both_ways: a decoder's prompts see themselves both ways, as it learned from prefixes and from
+        pairs (`lm.objectives.seq2seq`).
 
     Returns:
       One list of completions a prompt: num_return_sequences, or as many as the constraints and a
@@ -99,7 +102,7 @@ def beam_search(
     found: list[list[Hypothesis]] = [[] for _ in prompts]
     for numbers in batches(config, prompts, max_new_tokens, beams.num_beams, batch_size):
         own = [prompts[i] for i in numbers]
-        batch = Batch(config, own, begin, max_new_tokens, beams.num_beams)
+        batch = Batch(config, own, begin, max_new_tokens, beams.num_beams, both_ways=both_ways)
         trie = None
         if constraints.choices is not None and eos_id is not None:
             choices = [constraints.choices[i] for i in numbers]

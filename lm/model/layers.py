@@ -21,6 +21,8 @@ from lm.model.quantized import quantized_product
 
 # From so many on it is the gradient that takes the time.
 MANY_ROWS = 256
+# A projection's adapter, and what else its training says: see `lm.model.lora`.
+LORA_A, LORA_B, LORA_DROPOUT = "lora_a", "lora_b", "lora_dropout"
 
 
 def boxed_normal(stddev: float, axes: tuple[str | None, ...]) -> Callable[..., Any]:
@@ -34,8 +36,15 @@ def residual_stddev(config: ModelConfig) -> float:
     return config.init.stddev / scale
 
 
+def input_axes(name: str, axes: int) -> int:
+    """How many of a kernel's `axes` are those of its input, in the layer `name`: attention's output
+    projection [N, H, D] joins heads, all others have one."""
+    return axes - 1 if name == "output" else 1
+
+
 class Linear(nn.Module):
-    """x @ kernel + bias, over one or several input axes."""
+    """x @ kernel + bias, over one or several input axes; with an adapter's share where it has
+    one."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
@@ -48,6 +57,8 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, ...]) -> Float[Array, ...]:
         y = self._product(x.astype(self.dtype))
+        if self.has_variable("params", LORA_A):
+            y = y + self._adapted(x.astype(self.dtype)).astype(y.dtype)
         if self.bias:
             axes = self.axes[len(self.inputs) :]
             zeros: Any = nn.with_logical_partitioning(nn.initializers.zeros, axes)
@@ -74,6 +85,18 @@ class Linear(nn.Module):
         kernel = self.param("kernel", boxed_normal(self.stddev, self.axes), shape, jnp.float32)
         return product(x, kernel.astype(self.dtype), count, dtype)
 
+    def _adapted(self, x: Float[Array, ...]) -> Float[Array, ...]:
+        """What the adapter adds: (x A) B, x with dropout while training."""
+        a: jax.Array = self.get_variable("params", LORA_A)["kernel"].astype(self.dtype)
+        b: jax.Array = self.get_variable("params", LORA_B)["kernel"].astype(self.dtype)
+        # There are random numbers for dropout in training alone.
+        if self.has_variable("params", LORA_DROPOUT) and self.has_rng("dropout"):
+            rate: jax.Array = self.get_variable("params", LORA_DROPOUT)
+            kept = 1.0 - rate
+            mask = jax.random.bernoulli(self.make_rng("dropout"), kept, x.shape)
+            x = jnp.where(mask, x / kept.astype(x.dtype), jnp.zeros((), x.dtype))
+        return product(product(x, a, len(self.inputs)), b, 1, self.output_dtype)
+
 
 def _quantized(module: nn.Module) -> tuple[jax.Array, jax.Array]:
     """Int8 weights [outputs, inputs] and their scales, in place of a kernel or a table: see
@@ -91,7 +114,9 @@ def product(
     Elsewhere the axes stay apart, as they may be sharded.
     """
     rows, columns = x.shape[: x.ndim - count], kernel.shape[count:]
-    if jax.default_backend() != "cpu" or math.prod(rows) < MANY_ROWS:
+    # Lengths that are open in a program that is exported are not compared: no gradient there.
+    opened = not all(isinstance(length, int) for length in rows)
+    if jax.default_backend() != "cpu" or opened or math.prod(rows) < MANY_ROWS:
         return jnp.tensordot(x, kernel, axes=count, preferred_element_type=dtype)
     y = jnp.matmul(
         x.reshape(math.prod(rows), -1),
@@ -191,7 +216,7 @@ normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 class Norm(nn.Module):
-    """LayerNorm (Ba et al. 2016) with or without bias, or RMSNorm (Zhang & Sennrich 2019)."""
+    """LayerNorm (Ba et al. 2016) with or without bias, RMSNorm (Zhang & Sennrich 2019), or none."""
 
     norm: NormConfig
     width: int
@@ -201,6 +226,8 @@ class Norm(nn.Module):
         self, x: Float[Array, "*shape {self.width}"]
     ) -> Float[Array, "*shape {self.width}"]:
         norm, width = self.norm, self.width
+        if norm.kind == "none":
+            return x
         named = functools.partial(nn.with_logical_partitioning, names=("norm",))
         scale = self.param("scale", named(nn.initializers.ones), (width,), jnp.float32)
         centre = norm.kind == "layer"

@@ -219,7 +219,8 @@ class Stack(nn.Module):
 def query_block(length: int) -> int:
     """Queries a block for a sequence of `length`: a multiple of QUERY_BLOCK, at most MOST_BLOCKS
     of them."""
-    return max(1, -(-length // (MOST_BLOCKS * QUERY_BLOCK))) * QUERY_BLOCK
+    # Without a comparison, which a length that is open (`jax.export`) would not allow.
+    return -(-length // (MOST_BLOCKS * QUERY_BLOCK)) * QUERY_BLOCK
 
 
 def layer_parameters(module: nn.Module, num_layers: int) -> list[Params]:

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from lm.config import DataConfig
 from lm.data.tokenizer import Tokenizer
+from lm.objectives.tasks.instruction import Chat
 from lm.serve import api
 from lm.serve.api import ApiError, CompletionRequest, Limits
 from lm.serve.slots import Sampling
@@ -27,7 +28,8 @@ Status = Literal["compiling", "ready", "draining", "failed"]
 
 @dataclass
 class Service:
-    """What the endpoints share. `name` is the model's; `vocab_size` bounds token ids."""
+    """What the endpoints share. `name` is the model's; `vocab_size` bounds token ids; `chat` is how
+    conversations are written, None for a model that was trained on none."""
 
     name: str
     tokenizer: Tokenizer
@@ -35,6 +37,7 @@ class Service:
     vocab_size: int
     limits: Limits
     worker: Worker
+    chat: Chat | None = None
     status: Status = "compiling"
     created: int = field(default_factory=lambda: int(time.time()))
     # One thread, so that a long text keeps neither the event loop nor the tokenizer from others.
@@ -53,13 +56,16 @@ class Record:
 
 
 class Answer:
-    """One request's job, and what comes of it."""
+    """One request's job, and what comes of it: completions."""
+
+    kind, chunk_kind, prefix = "text_completion", "text_completion", "cmpl"
 
     def __init__(self, service: Service, wanted: CompletionRequest, prompts: Sequence[list[int]],
                  record: Record) -> None:  # fmt: skip
         self._service, self._wanted, self._record = service, wanted, record
-        self._heads = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion",
+        self._heads = {"id": f"{self.prefix}-{secrets.token_hex(12)}", "object": self.kind,
                        "created": int(time.time()), "model": service.name}  # fmt: skip
+        ends, stops = self._ends()
         self._said: asyncio.Queue[list[Piece] | ApiError] = asyncio.Queue()
         self._left = len(prompts) * wanted.n
         record.prompt_tokens = sum(map(len, prompts))
@@ -74,13 +80,18 @@ class Answer:
         for index, prompt in enumerate(prompts):
             for sequence in range(wanted.n):
                 sampling = Sampling(
-                    wanted.seed, index, sequence, wanted.temperature, wanted.top_p,
+                    wanted.seed, index, sequence, wanted.temperature, wanted.top_p, wanted.top_k,
                     alternatives=bool(wanted.logprobs),
                 )  # fmt: skip
                 self.job.lines.append(Line(
                     self.job, len(self.job.lines), prompt, wanted.max_tokens, sampling,
-                    wanted.stop, service.tokenizer,
+                    (*wanted.stop, *stops), service.tokenizer, ends,
                 ))  # fmt: skip
+
+    def _ends(self) -> tuple[frozenset[int], tuple[str, ...]]:
+        """The tokens after which a sequence ends, besides eos, and strings before which it does,
+        besides those that were asked for."""
+        return frozenset(), ()
 
     async def next(self) -> list[Piece]:
         """What was said next. Raises ApiError where nothing more will be."""
@@ -106,21 +117,23 @@ class Answer:
                 into.texts += piece.texts
                 into.offsets += piece.offsets
                 into.reason = piece.reason
-        choices = [self._choice(piece) for piece in whole]
+        choices = [self._choice(piece, self._content(piece)) for piece in whole]
         return {**self._heads, "choices": choices, "usage": self._usage()}
 
     async def events(self, said: list[Piece]) -> AsyncIterator[str]:
         """Server-sent events, beginning with what was said first."""
-        echoed: set[int] = set()
+        begun: set[int] = set()
         try:
             while True:
                 for piece in said:
-                    if piece.choice not in echoed:
+                    first = piece.choice not in begun
+                    if first:
                         piece.text = self._echo(piece.choice) + piece.text
-                        echoed.add(piece.choice)
                     wanted = self._wanted.logprobs is not None and piece.made
                     if piece.text or piece.reason or wanted:
-                        yield self._event({"choices": [self._choice(piece)]})
+                        begun.add(piece.choice)
+                        delta = self._delta(piece, first)
+                        yield self._event({"choices": [self._choice(piece, delta)]})
                 if not self._left:
                     break
                 said = await self.next()
@@ -138,7 +151,8 @@ class Answer:
         self._service.worker.cancel(self.job)
 
     def _event(self, content: dict[str, Any]) -> str:
-        return f"data: {api.dumps({**self._heads, **content})}\n\n"
+        heads = {**self._heads, "object": self.chunk_kind}
+        return f"data: {api.dumps({**heads, **content})}\n\n"
 
     def _echo(self, choice: int) -> str:
         if not self._wanted.echo:
@@ -149,15 +163,51 @@ class Answer:
     def _usage(self) -> dict[str, int]:
         return api.usage(self._record.prompt_tokens, self._record.completion_tokens)
 
-    def _choice(self, piece: Piece) -> dict[str, Any]:
+    def _choice(self, piece: Piece, content: dict[str, Any]) -> dict[str, Any]:
         count = self._wanted.logprobs
         logprobs = None
         if count is not None:
             ids = sorted({i for made in piece.made for i, _ in made.alternatives})
             names = dict(zip(ids, self._service.tokenizer.pieces(ids)))
-            logprobs = api.logprobs_of(piece.made, piece.texts, piece.offsets, names, count)
-        return {"text": piece.text, "index": piece.choice, "logprobs": logprobs,
+            logprobs = self._logprobs(piece, names, count)
+        return {**content, "index": piece.choice, "logprobs": logprobs,
                 "finish_reason": piece.reason}  # fmt: skip
+
+    def _content(self, piece: Piece) -> dict[str, Any]:
+        """What a choice says."""
+        return {"text": piece.text}
+
+    def _delta(self, piece: Piece, first: bool) -> dict[str, Any]:
+        """What a piece adds to a choice that is streamed."""
+        return self._content(piece)
+
+    def _logprobs(self, piece: Piece, names: dict[int, str], count: int) -> dict[str, Any]:
+        return api.logprobs_of(piece.made, piece.texts, piece.offsets, names, count)
+
+
+class ChatAnswer(Answer):
+    """The same in a conversation: what the assistant says next, up to what its template puts after
+    an answer."""
+
+    kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+
+    def _ends(self) -> tuple[frozenset[int], tuple[str, ...]]:
+        assert self._service.chat is not None
+        after = self._service.chat.after
+        if len(after) == 1:
+            return frozenset(after), ()
+        text = self._service.tokenizer.decode(after)
+        return frozenset(), (text,) if text else ()
+
+    def _content(self, piece: Piece) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": piece.text}}
+
+    def _delta(self, piece: Piece, first: bool) -> dict[str, Any]:
+        role = {"role": "assistant"} if first else {}
+        return {"delta": {**role, "content": piece.text}}
+
+    def _logprobs(self, piece: Piece, names: dict[int, str], count: int) -> dict[str, Any]:
+        return api.chat_logprobs_of(piece.made, piece.texts, names, count)
 
 
 class Events(StreamingResponse):

@@ -1,49 +1,49 @@
-"""What goes over the wire: a completion request checked field by field, the answers, the errors,
-all in OpenAI's shapes."""
+"""What goes over the wire: a request for a completion or for an answer in a conversation, and the
+answers, all in OpenAI's shapes."""
 
 from __future__ import annotations
 
 import json
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lm.errors import UserError, did_you_mean
-from lm.generate.sampling import SamplingConfig
 from lm.serve.device import ALTERNATIVES
+from lm.serve.fields import (
+    ApiError,
+    check_names,
+    kind_of,
+    prompts_of,
+    sampling_of,
+    stops_of,
+    typed,
+    whole,
+)
 from lm.serve.slots import Made
 
 DEFAULT_TOKENS = 16
-MOST_STOPS = 16
-LARGEST_SEED = 2**32 - 1
+LARGEST_SEED, LARGEST_TOP_K = 2**32 - 1, 2**31 - 1
+ROLES = ("system", "user", "assistant")
 # What OpenAI has and we do not, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "best_of": (1,),
     "frequency_penalty": (0,),
     "logit_bias": ({},),
     "presence_penalty": (0,),
-    "suffix": ("",),
 }
-
-
-class ApiError(Exception):
-    """An answer other than 200."""
-
-    def __init__(self, status: int, message: str, *, param: str | None = None,
-                 code: str | None = None, retry_after: int | None = None) -> None:  # fmt: skip
-        super().__init__(message)
-        self.status, self.retry_after = status, retry_after
-        kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-        kind = "server_error" if status >= 500 else "invalid_request_error"
-        self.error = {
-            "message": message, "type": kinds.get(status, kind), "param": param, "code": code,
-        }  # fmt: skip
-
-    @property
-    def body(self) -> dict[str, Any]:
-        return {"error": self.error}
+OF_COMPLETIONS: dict[str, tuple[Any, ...]] = {**NEUTRAL, "best_of": (1,), "suffix": ("",)}
+OF_CHAT: dict[str, tuple[Any, ...]] = {
+    **NEUTRAL,
+    "response_format": ({"type": "text"},),
+    "store": (False,),
+    "tools": ([],),
+}
+# top_k is not OpenAI's, but what servers of open models take besides.
+_KNOWN = (
+    *("model", "max_tokens", "temperature", "top_p", "top_k", "n", "stop", "seed", "stream"),
+    *("stream_options", "logprobs", "user"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class CompletionRequest:
     max_tokens: int
     temperature: float
     top_p: float
+    top_k: int
     n: int
     stop: tuple[str, ...]
     seed: int
@@ -80,39 +81,19 @@ def parse_json(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
-        raise ApiError(400, f"the body must be a JSON object, not {_kind(value)}")
+        raise ApiError(400, f"the body must be a JSON object, not {kind_of(value)}")
     return value
 
 
 def parse_request(body: Mapping[str, Any], model: str, limits: Limits) -> CompletionRequest:
-    """Checks every field. Raises ApiError, which names the field."""
-    # null stands for the default, as with OpenAI.
-    given = {name: value for name, value in body.items() if value is not None}
-    _check_names(given)
-    named = _typed(given, "model", str, "a string", model)
-    if named != model:
-        raise ApiError(404, f"no model {named!r} here; this server has {model!r}", param="model",
-                       code="model_not_found")  # fmt: skip
-    _typed(given, "user", str, "a string", "")
-    options = _typed(given, "stream_options", dict, "an object", {})
-    stream = _typed(given, "stream", bool, "true or false", False)
-    for name in options:
-        if name != "include_usage":
-            raise ApiError(400, f"unknown parameter stream_options.{name}", param="stream_options")
-    if options and not stream:
-        raise ApiError(400, "stream_options is for stream=true", param="stream_options")
+    """Checks every field of a request for completions. Raises ApiError, which names the field."""
+    given = _given(body, (*_KNOWN, "prompt", "echo"), OF_COMPLETIONS, model)
     request = CompletionRequest(
-        prompts=_prompts(given.get("prompt")),
-        max_tokens=_whole(given, "max_tokens", DEFAULT_TOKENS, 1, limits.max_new_tokens),
-        temperature=_sampling(given, "temperature"),
-        top_p=_sampling(given, "top_p"),
-        n=_whole(given, "n", 1, 1, limits.max_sequences),
-        stop=_stops(given.get("stop", ())),
-        seed=_whole(given, "seed", secrets.randbits(32), 0, LARGEST_SEED),
-        stream=stream,
-        include_usage=_typed(options, "include_usage", bool, "true or false", False),
-        logprobs=_whole(given, "logprobs", None, 0, ALTERNATIVES),
-        echo=_typed(given, "echo", bool, "true or false", False),
+        prompts=prompts_of(given.get("prompt")),
+        max_tokens=whole(given, "max_tokens", DEFAULT_TOKENS, 1, limits.max_new_tokens),
+        logprobs=whole(given, "logprobs", None, 0, ALTERNATIVES),
+        echo=typed(given, "echo", bool, "true or false", False),
+        **_shared(given, limits),
     )
     sequences = len(request.prompts) * request.n
     if sequences > limits.max_sequences:
@@ -123,6 +104,98 @@ def parse_request(body: Mapping[str, Any], model: str, limits: Limits) -> Comple
         raise ApiError(400, "the log-probabilities of an echoed prompt are not computed here (lm "
                        "score does); leave out echo or logprobs", param="echo")  # fmt: skip
     return request
+
+
+def parse_chat(
+    body: Mapping[str, Any], model: str, limits: Limits
+) -> tuple[list[dict[str, str]], CompletionRequest]:
+    """Checks every field of a request for an answer: the messages, and all but the prompt.
+    max_tokens is 0 where nobody says: as many as there is room for. Raises ApiError."""
+    more = ("messages", "max_completion_tokens", "top_logprobs")
+    given = _given(body, (*_KNOWN, *more), OF_CHAT, model)
+    if "max_tokens" in given and "max_completion_tokens" in given:
+        raise ApiError(400, "max_tokens and max_completion_tokens are the same; give one",
+                       param="max_tokens")  # fmt: skip
+    name = "max_completion_tokens" if "max_completion_tokens" in given else "max_tokens"
+    wanted = typed(given, "logprobs", bool, "true or false", False)
+    top = whole(given, "top_logprobs", 0, 0, ALTERNATIVES)
+    if top and not wanted:
+        raise ApiError(400, "top_logprobs is for logprobs=true", param="top_logprobs")
+    request = CompletionRequest(
+        prompts=(),
+        max_tokens=whole(given, name, None, 1, limits.max_new_tokens) or 0,
+        logprobs=top if wanted else None,
+        echo=False,
+        **_shared(given, limits),
+    )
+    return _messages(given.get("messages")), request
+
+
+def _given(
+    body: Mapping[str, Any], known: Sequence[str], neutral: Mapping[str, Any], model: str
+) -> dict[str, Any]:
+    """The fields that are set, by known names, for this model."""
+    # null stands for the default, as with OpenAI.
+    given = {name: value for name, value in body.items() if value is not None}
+    check_names(given, known, neutral)
+    named = typed(given, "model", str, "a string", model)
+    if named != model:
+        raise ApiError(404, f"no model {named!r} here; this server has {model!r}", param="model",
+                       code="model_not_found")  # fmt: skip
+    typed(given, "user", str, "a string", "")
+    return given
+
+
+def _shared(given: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """What both kinds of request have."""
+    options = typed(given, "stream_options", dict, "an object", {})
+    stream = typed(given, "stream", bool, "true or false", False)
+    for name in options:
+        if name != "include_usage":
+            raise ApiError(400, f"unknown parameter stream_options.{name}", param="stream_options")
+    if options and not stream:
+        raise ApiError(400, "stream_options is for stream=true", param="stream_options")
+    return {
+        "temperature": sampling_of(given, "temperature"),
+        "top_p": sampling_of(given, "top_p"),
+        # -1 and 0 stand for all tokens, as with vLLM.
+        "top_k": max(0, whole(given, "top_k", 0, -1, LARGEST_TOP_K)),
+        "n": whole(given, "n", 1, 1, limits.max_sequences),
+        "stop": stops_of(given.get("stop", ())),
+        "seed": whole(given, "seed", secrets.randbits(32), 0, LARGEST_SEED),
+        "stream": stream,
+        "include_usage": typed(options, "include_usage", bool, "true or false", False),
+    }
+
+
+def _messages(value: Any) -> list[dict[str, str]]:
+    if not isinstance(value, list) or not value:
+        raise ApiError(400, "messages must be an array of at least one message", param="messages")
+    found = []
+    for number, message in enumerate(value):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict) or not {*message} <= {"role", "content"}:
+            raise ApiError(400, f"{where} must be an object with role and content",
+                           param=where)  # fmt: skip
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise ApiError(400, f"{where}.role must be one of {', '.join(ROLES)}",
+                           param=f"{where}.role")  # fmt: skip
+        if isinstance(content, list) and all(_is_text(part) for part in content):
+            content = "".join(part["text"] for part in content)
+        if not isinstance(content, str) or not content.strip():
+            raise ApiError(400, f"{where}.content must be text", param=f"{where}.content")
+        found.append({"role": role, "content": content})
+    if found[-1]["role"] == "assistant":
+        raise ApiError(400, "the last message is the assistant's own: nothing is to be answered",
+                       param="messages")  # fmt: skip
+    return found
+
+
+def _is_text(part: Any) -> bool:
+    return (
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    )
 
 
 def check_length(index: int, prompt: Sequence[int], max_tokens: int, limits: Limits) -> None:
@@ -139,100 +212,6 @@ def check_length(index: int, prompt: Sequence[int], max_tokens: int, limits: Lim
                        f"exceed the {limits.positions} positions the model has; reduce max_tokens "
                        "or shorten the prompt", param="max_tokens",
                        code="context_length_exceeded")  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------ fields
-
-
-_KNOWN = (
-    *("model", "prompt", "max_tokens", "temperature", "top_p", "n", "stop", "seed", "stream"),
-    *("stream_options", "logprobs", "echo", "user"),
-)
-
-
-def _kind(value: Any) -> str:
-    kinds = {bool: "a boolean", int: "a whole number", float: "a number", str: "a string"}
-    kinds |= {list: "an array", dict: "an object"}
-    return kinds.get(type(value), "null")
-
-
-def _wrong(name: str, wanted: str, value: Any) -> ApiError:
-    return ApiError(400, f"{name} must be {wanted}, not {_kind(value)}", param=name)
-
-
-def _check_names(given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        if name in NEUTRAL:
-            if isinstance(value, bool) or value not in NEUTRAL[name]:
-                raise ApiError(400, f"{name} is not supported; leave it out", param=name,
-                               code="unsupported_parameter")  # fmt: skip
-        elif name not in _KNOWN:
-            raise ApiError(400, f"unknown parameter {name!r}{did_you_mean(name, _KNOWN)}",
-                           param=name, code="unknown_parameter")  # fmt: skip
-
-
-def _typed(given: Mapping[str, Any], name: str, kind: type, wanted: str, default: Any) -> Any:
-    value = given.get(name, default)
-    if not isinstance(value, kind):
-        raise _wrong(name, wanted, value)
-    return value
-
-
-def _whole(given: Mapping[str, Any], name: str, default: Any, least: int, most: int) -> Any:
-    value = given.get(name)
-    if value is None:
-        return default if default is None else min(default, most)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong(name, "a whole number", value)
-    if not least <= value <= most:
-        raise ApiError(400, f"{name} must be from {least} to {most}, not {value}", param=name)
-    return value
-
-
-def _sampling(given: Mapping[str, Any], name: str) -> float:
-    value = given.get(name, 1.0)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(name, "a number", value)
-    try:
-        values: dict[str, Any] = {name: float(value)}
-        SamplingConfig(**values)
-    except (UserError, OverflowError) as error:
-        raise ApiError(400, str(error), param=name) from None
-    return float(value)
-
-
-def _stops(value: Any) -> tuple[str, ...]:
-    stops = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
-    if not isinstance(value, str | list | tuple) or not all(isinstance(s, str) for s in stops):
-        raise ApiError(400, "stop must be a string or an array of strings", param="stop")
-    if len(stops) > MOST_STOPS:
-        raise ApiError(400, f"stop has {len(stops)} strings, at most {MOST_STOPS}", param="stop")
-    if "" in stops:
-        raise ApiError(400, "a stop string cannot be empty", param="stop")
-    return stops
-
-
-def _prompts(value: Any) -> tuple[str | list[int], ...]:
-    wanted = "a string, an array of strings, of token ids, or of arrays of token ids"
-    if value is None:
-        raise ApiError(400, f"prompt is required: {wanted}", param="prompt")
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, list):
-        raise _wrong("prompt", wanted, value)
-    if not value:
-        raise ApiError(400, "prompt is an empty array", param="prompt")
-    if all(isinstance(v, str) for v in value):
-        return tuple(value)
-    if _ids(value):
-        return (value,)
-    if all(isinstance(v, list) and _ids(v) for v in value):
-        return tuple(value)
-    raise ApiError(400, f"prompt must be {wanted}, all of one kind", param="prompt")
-
-
-def _ids(value: Iterable[Any]) -> bool:
-    return all(isinstance(v, int) and not isinstance(v, bool) for v in value)
 
 
 # ----------------------------------------------------------------------------------- answers
@@ -256,6 +235,22 @@ def logprobs_of(made: Sequence[Made], texts: Sequence[str], offsets: Sequence[in
         ] if count else None,
         "text_offset": list(offsets),
     }  # fmt: skip
+
+
+def chat_logprobs_of(made: Sequence[Made], texts: Sequence[str], names: Mapping[int, str],
+                     count: int) -> dict[str, Any]:  # fmt: skip
+    """The same as chat completions have it."""
+
+    def of(text: str, logprob: float) -> dict[str, Any]:
+        return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode())}
+
+    return {
+        "content": [
+            of(text, token.logprob)
+            | {"top_logprobs": [of(names[i], p) for i, p in token.alternatives[:count]]}
+            for token, text in zip(made, texts)
+        ]
+    }
 
 
 def _finite(value: float) -> float | None:

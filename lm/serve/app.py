@@ -4,6 +4,7 @@ that go away, one line of log a request."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lm.errors import UserError
 from lm.generate.text import encode_prompt
+from lm.objectives.tasks.instruction import Chat
 from lm.serve import api
-from lm.serve.answer import CLIENT_GONE, Answer, Events, Record, Service
+from lm.serve.answer import CLIENT_GONE, Answer, ChatAnswer, Events, Record, Service
 from lm.serve.api import ApiError, CompletionRequest
 
 MOST_BODY = 4 << 20
@@ -50,6 +52,7 @@ def build_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[
             route("/v1/completions", _completions, "POST"),
+            route("/v1/chat/completions", _chat, "POST"),
             route("/v1/models", _models, "GET"),
             route("/v1/models/{name:path}", _model, "GET"),
             route("/health", _health, "GET"),
@@ -90,7 +93,7 @@ class _Observe:
             made, read = record.completion_tokens, record.prompt_tokens
             tokens = f" {read}+{made} tokens" if read else ""
             log(f"{scope['method']} {path} {record.status} {1000 * seconds:.0f} ms{tokens}")
-            if path.startswith("/v1/completions"):
+            if path.startswith(("/v1/completions", "/v1/chat/completions")):
                 self.metrics.request(record.status, seconds)
                 self.metrics.tokens(read, made)
 
@@ -148,12 +151,34 @@ async def _completions(service: Service, request: Request) -> Response:
     wanted = api.parse_request(body, service.name, service.limits)
     loop = asyncio.get_running_loop()
     prompts = await loop.run_in_executor(service.encoder, _encode, service, wanted)
+    return await _answered(
+        service, request, Answer(service, wanted, prompts, request.scope[_RECORD]), wanted.stream
+    )
+
+
+async def _chat(service: Service, request: Request) -> Response:
     check_open(service)
-    answer = Answer(service, wanted, prompts, request.scope[_RECORD])
+    if service.chat is None:
+        raise ApiError(404, "this model has no template for conversations, it was trained on none "
+                       "(objective 'instruction'); ask /v1/completions",
+                       code="no_chat_template")  # fmt: skip
+    body = api.parse_json(await _read(request))
+    messages, wanted = api.parse_chat(body, service.name, service.limits)
+    loop = asyncio.get_running_loop()
+    tokens, wanted = await loop.run_in_executor(
+        service.encoder, _encode_chat, service, service.chat, messages, wanted
+    )
+    answer = ChatAnswer(service, wanted, [tokens], request.scope[_RECORD])
+    return await _answered(service, request, answer, wanted.stream)
+
+
+async def _answered(service: Service, request: Request, answer: Answer, stream: bool) -> Response:
+    """What comes of an answer, whole or as a stream; its client may go at any time."""
+    check_open(service)
     service.worker.submit(answer.job)
     gone = asyncio.create_task(_until_gone(request))
     try:
-        if not wanted.stream:
+        if not stream:
             return _Json(await _unless(gone, answer.whole()))
         # Errors before the first token still have a status of their own.
         first = await _unless(gone, answer.next())
@@ -204,6 +229,22 @@ def _encode(service: Service, wanted: CompletionRequest) -> list[list[int]]:
                            param="prompt")  # fmt: skip
         encoded.append(tokens)
     return encoded
+
+
+def _encode_chat(
+    service: Service, chat: Chat, messages: list[dict[str, str]], wanted: CompletionRequest
+) -> tuple[list[int], CompletionRequest]:
+    """The conversation's tokens, and the request with as many new ones as there is room for, where
+    it does not say. Raises ApiError."""
+    try:
+        tokens = chat.prompt(messages)
+    except UserError as error:
+        raise ApiError(400, str(error), param="messages") from None
+    limits = service.limits
+    room = limits.positions - len(tokens)
+    count = wanted.max_tokens or max(1, min(limits.max_new_tokens, room))
+    api.check_length(0, tokens, count, limits)
+    return tokens, dataclasses.replace(wanted, max_tokens=count)
 
 
 async def _until_gone(request: Request) -> None:

@@ -4,7 +4,7 @@ All rows write into the same column of the cache. A prompt is read alone and cop
 before it, so a row's tokens are always the last ones in its row; what it attends to follows from
 their positions (lm/model/cache.py). When the columns run out, rows are moved to the left.
 
-Temperature and top-p are arguments, not part of a program: one for all requests.
+Temperature, top-p and top-k are arguments, not part of a program: one for all requests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lm.generate.sampling import keep_top_p
+from lm.generate.row_sampling import sample_rows
 from lm.model.cache import Cache, init_cache
 from lm.types import Key, Params
 
@@ -55,6 +55,7 @@ class Rows(NamedTuple):
     key: Key
     temperature: Float[Array, " B"]
     top_p: Float[Array, " B"]
+    top_k: Int[Array, " B"]
     alternatives: Bool[Array, " B"]
 
 
@@ -65,36 +66,13 @@ class State(NamedTuple):
     rows: Rows
 
 
-def sample_rows(
-    keys: Key, logits: Float[Array, "B V"], temperature: Float[Array, " B"],
-    top_p: Float[Array, " B"],
-) -> Int[Array, " B"]:  # fmt: skip
-    """`lm.generate.sampling.sample` with a temperature and a top-p a row, known only when it
-    runs. What no row asks for is not computed."""
-
-    def draw() -> Array:
-        warm = jnp.where(temperature > 0, temperature, 1.0)[:, None]
-        scaled = (logits - jnp.max(logits, axis=-1, keepdims=True)) / warm
-        whole = (top_p[:, None] >= 1.0) | (temperature[:, None] == 0.0)
-
-        def nucleus() -> Array:
-            return jnp.where(whole, scaled, keep_top_p(scaled, top_p[:, None]))
-
-        kept = jax.lax.cond(jnp.all(whole), lambda: scaled, nucleus)
-        return jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
-
-    likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    drawn = jax.lax.cond(jnp.any(temperature > 0), draw, lambda: likeliest)
-    return jnp.where(temperature > 0, drawn, likeliest)
-
-
 def _choose(settings: Settings, logits: Float[Array, "B V"], rows: Rows) -> Chosen:
     keys = jax.vmap(jax.random.fold_in)(rows.key, rows.step)
     known = logits[:, : settings.vocab_size]
     # Rows that have ended ask for nothing.
     temperature = jnp.where(rows.active, rows.temperature, 0.0)
     top_p = jnp.where(rows.active, rows.top_p, 1.0)
-    token = sample_rows(keys, known, temperature, top_p)
+    token = sample_rows(keys, known, temperature, top_p, rows.top_k)
     total = jax.nn.logsumexp(logits, axis=-1)
     logprob = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - total
     count = min(ALTERNATIVES, settings.vocab_size)
@@ -125,7 +103,7 @@ def begin(settings: Settings, index: Array, *, rows: int, columns: int) -> State
     whole, number = jnp.zeros(rows, jnp.int32), jnp.ones(rows, jnp.float32)
     no = jnp.zeros(rows, bool)
     keys = jnp.broadcast_to(jax.random.key(0), (rows,))
-    beginning = Rows(whole, whole, no, whole, whole, keys, number, number, no)
+    beginning = Rows(whole, whole, no, whole, whole, keys, number, number, whole, no)
     return State(cache.replace(index=index), beginning)
 
 
@@ -155,18 +133,18 @@ def _columns(index: Array, new_index: Array, old: int, new: int) -> tuple[Array,
 def choose_first(
     settings: Settings,
     logits: Float[Array, "1 V"],
-    numbers: Int[Array, " 5"],
+    numbers: Int[Array, " 6"],
     sampling: Float[Array, " 3"],
 ) -> tuple[Rows, Chosen]:
     """A row with its first token. `numbers`: length of the prompt, seed, prompt, sequence,
-    max_new_tokens; `sampling`: temperature, top_p, alternatives wanted (0 or 1)."""
-    length, seed, prompt, sequence, limit = numbers
+    max_new_tokens, top_k; `sampling`: temperature, top_p, alternatives wanted (0 or 1)."""
+    length, seed, prompt, sequence, limit, top_k = numbers
     fold = jax.random.fold_in
     key = fold(fold(jax.random.key(seed), prompt), sequence)[None]
     zero, yes = jnp.zeros(1, jnp.int32), jnp.ones(1, bool)
     row = Rows(
         zero, zero + length.astype(jnp.int32) - 1, yes, zero, zero + limit.astype(jnp.int32), key,
-        sampling[:1], sampling[1:2], sampling[2:] > 0,
+        sampling[:1], sampling[1:2], zero + top_k.astype(jnp.int32), sampling[2:] > 0,
     )  # fmt: skip
     chosen = _choose(settings, logits, row)
     return _after(settings, row, chosen.token), chosen

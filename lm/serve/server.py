@@ -15,6 +15,7 @@ import uvicorn
 
 from lm.errors import EXIT_FAILED, ConfigError, UserError
 from lm.model.cache import position_limit
+from lm.objectives.tasks.instruction import InstructionObjective
 from lm.serve.answer import Service
 from lm.serve.api import ApiError, Limits
 from lm.serve.app import build_app, log
@@ -73,8 +74,10 @@ def build_service(run: Run, options: Options) -> Service:
         max_queue=options.max_queue,
         queue_timeout=options.queue_timeout,
     )
-    name = run.workdir.absolute().name
-    return Service(name, run.tokenizer, run.config.data, vocab_size, limits, worker)
+    name, chat = run.workdir.absolute().name, None
+    if isinstance(run.objective, InstructionObjective):
+        chat = run.objective.chat(run.tokenizer, run.config.data)
+    return Service(name, run.tokenizer, run.config.data, vocab_size, limits, worker, chat)
 
 
 def _limits(positions: int | None, options: Options) -> Limits:

@@ -32,13 +32,15 @@ _NARROWEST_PROMPT = 32
 @dataclass(frozen=True)
 class Sampling:
     """How one row chooses: the seed, which of the seed's prompts and sequences it is, temperature
-    (0: the likeliest token), top_p (1: all tokens), and whether the likeliest tokens are wanted."""
+    (0: the likeliest token), top_p (1: all tokens), top_k (0: all), and whether the likeliest
+    tokens are wanted."""
 
     seed: int = 0
     prompt: int = 0
     sequence: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
     alternatives: bool = False
 
 
@@ -132,7 +134,7 @@ class Slots:
         for row in new:
             cache, logits = self._read_prompt(row.prompt)
             s, place = row.sampling, self._places.index(None)
-            numbers = (len(row.prompt), s.seed, s.prompt, s.sequence, row.max_new_tokens)
+            numbers = (len(row.prompt), s.seed, s.prompt, s.sequence, row.max_new_tokens, s.top_k)
             sampling = np.array([s.temperature, s.top_p, s.alternatives], np.float32)
             began, chosen = device.choose_first(
                 self._settings, logits, np.array(numbers, np.uint32), sampling

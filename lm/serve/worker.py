@@ -53,11 +53,15 @@ class Line(Row):
         sampling: Sampling,
         stops: Sequence[str],
         tokenizer: Tokenizer,
+        ends: frozenset[int] = frozenset(),
     ) -> None:
+        """`stops` end it before such a string, `ends` and the tokenizer's eos after such a token,
+        which is not shown."""
         super().__init__(prompt, max_new_tokens, sampling)
         self.job, self.choice = job, choice
         self.reason: str | None = None
         self._tokenizer, self._buffer = tokenizer, StopBuffer(stops)
+        self._ends = ends | {tokenizer.eos_id}
         self._length = 0
 
     def begin(self) -> None:
@@ -79,7 +83,7 @@ class Line(Row):
         return piece
 
     def _push(self, token: Made, piece: Piece) -> None:
-        ended = token.token == self._tokenizer.eos_id
+        ended = token.token in self._ends
         text = self._decoder.finish() if ended else self._decoder.push(token.token)
         piece.made.append(token)
         piece.texts.append(text)

@@ -6,6 +6,7 @@ The Transformer's results are those of such means (Vaswani et al. 2017, section 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import shutil
@@ -23,7 +24,7 @@ from lm.convert.store import LazyArray, nested, write_checkpoint
 from lm.data.cache import new_beside, sync
 from lm.errors import ConfigError, UserError
 from lm.train.checkpoint import Checkpoints
-from lm.train.restoring import named_shapes
+from lm.train.parameters import Parameters
 from lm.train.workdir import (
     CHECKPOINTS,
     CONVERTED,
@@ -63,17 +64,18 @@ def average(
     config = read_config(workdir)
     checkpoints = Checkpoints(workdir / CHECKPOINTS, report=lambda line: None)
     chosen = _chosen(workdir, checkpoints.steps(), last, steps)
-    found = [named_shapes(checkpoints.find(step).state["params"]) for step in chosen]
-    for step, shapes in zip(chosen, found):
-        if shapes != found[0]:
+    lora = config.train.lora
+    found = [Parameters(checkpoints, step, ("params",), lora) for step in chosen]
+    for step, parameters in zip(chosen, found):
+        if parameters.shapes != found[0].shapes:
             raise UserError(
                 f"the checkpoints of steps {chosen[0]} and {step} in {workdir} have different "
                 "parameters: their mean is no model"
             )
     data = checkpoints.restore_parts((), chosen[-1]).data
     leaves = {
-        path: LazyArray(shape, np.dtype(np.float32), partial(_mean, checkpoints, chosen, path))
-        for path, shape in found[0].items()
+        path: LazyArray(shape, np.dtype(np.float32), partial(_mean, found, path))
+        for path, shape in found[0].shapes.items()
     }
     try:
         partial_dir = new_beside(output)
@@ -84,7 +86,9 @@ def average(
         if (workdir / MANIFEST).exists():
             # Where the data is.
             shutil.copy(workdir / MANIFEST, partial_dir)
-        write_config(partial_dir, config)
+        # What is averaged are whole models: a mean of adapters' factors is no model's.
+        train = dataclasses.replace(config.train, lora=None)
+        write_config(partial_dir, dataclasses.replace(config, train=train))
         write_checkpoint(
             partial_dir / CHECKPOINTS, nested(leaves), data=data, meta={"evaluation": {}}
         )
@@ -101,7 +105,7 @@ def average(
         raise UserError(f"could not write --output={output}: {error.strerror}") from error
     finally:
         shutil.rmtree(partial_dir, ignore_errors=True)
-    return Average(tuple(chosen), sum(map(math.prod, found[0].values())))
+    return Average(tuple(chosen), sum(map(math.prod, found[0].shapes.values())))
 
 
 def _chosen(
@@ -131,10 +135,9 @@ def _chosen(
     return sorted(steps)
 
 
-def _mean(checkpoints: Checkpoints, steps: Sequence[int], path: str) -> np.ndarray:
+def _mean(checkpoints: Sequence[Parameters], path: str) -> np.ndarray:
     """One parameter's mean, float32."""
-    keys = ("params", *path.split("/"))
     total = np.zeros((), np.float64)
-    for step in steps:
-        total = total + checkpoints.read_leaf(step, keys)
-    return np.ascontiguousarray(total / len(steps), dtype=np.float32)
+    for parameters in checkpoints:
+        total = total + parameters.read(path)
+    return np.ascontiguousarray(total / len(checkpoints), dtype=np.float32)

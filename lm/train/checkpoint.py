@@ -77,7 +77,7 @@ class Checkpoints(Restoring):
                 preservation_policy=_preservation(config),
                 # Without it orbax forgets the metrics of earlier sessions, and their best step.
                 best_fn=(lambda metrics: metrics[config.metric]) if config.keep_best else None,
-                best_mode="min",
+                best_mode=config.mode,
                 enable_async_checkpointing=config.asynchronous and not self.in_background,
                 cleanup_tmp_directories=True,
                 create=True,
@@ -228,7 +228,7 @@ def _preservation(config: CheckpointConfig) -> managers.PreservationPolicy:
         policies.append(
             managers.BestN(
                 get_metric_fn=lambda metrics: metrics[config.metric],
-                reverse=True,
+                reverse=config.mode == "min",
                 n=config.keep_best,
                 keep_checkpoints_without_metrics=False,
             )

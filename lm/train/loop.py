@@ -23,6 +23,7 @@ from lm.config import Config
 from lm.data.pipeline import Dataset
 from lm.errors import EXIT_PREEMPTED, UserError
 from lm.train.checkpoint import Checkpoints
+from lm.train.early_stopping import Stopper, ranking
 from lm.train.evaluation import evaluate_all
 from lm.train.metrics import MetricsWriter
 from lm.train.plan import Plan
@@ -46,6 +47,7 @@ class Session:
     checkpoints: Checkpoints
     flops: FlopsPerToken
     peak_flops: float
+    stopper: Stopper
 
 
 class _Pending(NamedTuple):
@@ -63,7 +65,8 @@ class _Pending(NamedTuple):
 
 
 def run(session: Session, state: PyTree, start: int, stop: StopRequest) -> int:
-    """Trains from step `start` to the end of the plan, and returns the exit status.
+    """Trains from step `start` to the end of the plan, or to where it stops early, and returns the
+    exit status.
 
     Raises:
       UserError: a loss or gradient that is not finite; a full disk.
@@ -80,7 +83,9 @@ def run(session: Session, state: PyTree, start: int, stop: StopRequest) -> int:
         progress.close()
         if writer is not None:
             writer.close()
-    if step < session.plan.total_steps:
+    if session.stopper.stopped:
+        print(session.stopper.message(step), file=sys.stderr)
+    elif step < session.plan.total_steps:
         print(
             f"stopped by {stop.signal_name}: saved at step {step} of {session.plan.total_steps}; "
             "the same command continues from there",
@@ -109,6 +114,8 @@ class _Loop:
         batches = self._batches(start)
         pending: _Pending | None = None
         step = start
+        if self.session.stopper.stopped:
+            return step
         upcoming = mapped.put(next(batches)) if step < plan.total_steps else None
         while step < plan.total_steps:
             count = plan.dispatch(step)
@@ -230,11 +237,13 @@ class _Loop:
         """What is done between dispatches, with nothing in flight: evaluate, then save. True where
         the run is to stop here, saved."""
         results: dict[str, dict[str, float]] = {}
+        best = False
         if self.session.plan.evaluates(step):
             results = self._evaluate(state, step)
+            best = self.session.stopper.see(step, results)
         # Read once, after what takes long: a later signal waits for the next dispatch.
-        stopping = stop.requested
-        if self.session.plan.saves(step) or stopping:
+        stopping = stop.requested or self.session.stopper.stopped
+        if self.session.plan.saves(step) or stopping or best:
             self._save(step, take_snapshot(self.session, state), results)
         self._clock, self._timed_steps = time.perf_counter(), 0
         return stopping
@@ -285,8 +294,12 @@ def save_checkpoint(
         step,
         snapshot,
         data=data_position(session.config, session.dataset, step),
-        meta={"config": configs.fingerprint(session.config), "evaluation": results},
-        metrics=next(iter(results.values()), None),
+        meta={
+            "config": configs.fingerprint(session.config),
+            "evaluation": results,
+            "early_stopping": session.stopper.state(),
+        },
+        metrics=ranking(session.config).metrics(results),
         first=first,
     )
 

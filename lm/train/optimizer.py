@@ -7,6 +7,7 @@ the weights, scale by the learning rate. Which of these apply to a parameter is 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -25,11 +26,15 @@ from lm.config import (
     AdamW,
     Duration,
     Lion,
+    LoRA,
     Muon,
     OptimizerConfig,
     ParameterRule,
 )
 from lm.errors import ConfigError
+from lm.model.layers import LORA_A, input_axes
+from lm.model.lora import freezes
+from lm.train.layer_decay import layer_factors
 from lm.train.schedule import ScheduleFn, build_schedule
 from lm.types import PyTree
 
@@ -54,6 +59,7 @@ def build_optimizer(
     total_steps: int,
     in_steps: Callable[[Duration], int],
     params: PyTree,
+    lora: LoRA | None = None,
 ) -> optax.GradientTransformation:
     """The optimiser of a config for parameters with the paths (and ranks) of `params`.
 
@@ -64,12 +70,13 @@ def build_optimizer(
 
     Args:
       params: the parameters or their shapes, without logical axis boxes.
+      lora: the adapters among them.
 
     Raises:
       ConfigError: a parameter that no rule matches, a rule that decides no parameter (rules of
         DEFAULT_RULES excepted), nothing left to train, or a schedule longer than the training.
     """
-    rules = match_rules(config.rules, params)
+    rules = _decided(config, params, lora)
     if all(rule.frozen for rule in rules.values()):
         raise ConfigError("optimizer.rules freeze every parameter: nothing is left to train")
 
@@ -110,7 +117,30 @@ def gradient_norm(opt_state: PyTree) -> jax.Array | None:
     return optax.tree.get(opt_state, "gradient_norm", default=None)
 
 
+def frozen(config: OptimizerConfig, params: PyTree, lora: LoRA | None = None) -> PyTree:
+    """True for every parameter that stays as it is, and needs no gradient: a tree like `params`."""
+    rules = _decided(config, params, lora)
+    return _map_with_path(lambda path, _: rules[path].frozen, params)
+
+
 # ----------------------------------------------------------------------------------------- rules
+
+
+def _decided(
+    config: OptimizerConfig, params: PyTree, lora: LoRA | None
+) -> dict[str, ParameterRule]:
+    """What is done with every parameter: its rule, the learning rate's factor of its layer, and
+    whether it is an adapter's where there are some."""
+    rules = match_rules(config.rules, params)
+    factors = layer_factors(rules, config.layer_decay)
+    return {
+        path: dataclasses.replace(
+            rule,
+            learning_rate=rule.learning_rate * factors[path],
+            frozen=rule.frozen or (lora is not None and freezes(lora, path)),
+        )
+        for path, rule in rules.items()
+    }
 
 
 def match_rules(rules: tuple[ParameterRule, ...], params: PyTree) -> dict[str, ParameterRule]:
@@ -248,8 +278,9 @@ def _muon_axes(path: str, kernel: jax.Array) -> MuonDimensionNumbers:
     """Which axes of a kernel are its input and its output: query, key, value are [D, N, H] and
     read D; the attention's output is [N, H, D] and reads N and H together."""
     axes = tuple(range(kernel.ndim))
-    inputs = axes[:-1] if path.endswith("/output/kernel") else axes[:1]
-    return MuonDimensionNumbers(inputs, axes[len(inputs) :])
+    # An adapter's A ends in its rank, its B begins with it.
+    count = kernel.ndim - 1 if f"/{LORA_A}/" in path else input_axes(path.split("/")[-2], len(axes))
+    return MuonDimensionNumbers(axes[:count], axes[count:])
 
 
 def _muon_dimensions(params: PyTree) -> PyTree:

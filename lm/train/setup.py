@@ -20,12 +20,14 @@ from lm.data.pipeline import Dataset, prepare_dataset
 from lm.data.tokenizer import Tokenizer, load_tokenizer
 from lm.errors import ConfigError, UserError, did_you_mean
 from lm.objectives import build_objective
+from lm.objectives.adapted import Adapted
 from lm.objectives.base import ExampleObjective, Objective, TextObjective
 from lm.parallel.mapping import Program, build_mapping
 from lm.train import loop
 from lm.train.checkpoint import Checkpoints
+from lm.train.early_stopping import Stopper, kept, metric_names, ranking
 from lm.train.metrics import read_jsonl
-from lm.train.optimizer import build_optimizer, learning_rate
+from lm.train.optimizer import build_optimizer, frozen, learning_rate
 from lm.train.plan import InSteps, durations, make_plan
 from lm.train.plot import plot_loss
 from lm.train.preemption import StopRequest
@@ -131,7 +133,7 @@ def train(
             from_step=start,
             **origin,
         )
-        if start >= session.plan.total_steps:
+        if start >= session.plan.total_steps and not session.stopper.stopped:
             note(
                 f"{workdir} is finished: step {start} of {session.plan.total_steps}; a longer "
                 "train.duration continues it, another --workdir starts anew"
@@ -173,9 +175,15 @@ def _session(config: Config, workdir: Path, objective: Objective, dataset: Datas
         plan=plan,
         dataset=dataset,
         mapped=mapped,
-        checkpoints=Checkpoints(workdir / CHECKPOINTS, config.checkpoint, note),
-        flops=flops_per_token(config.model, params, config.data.sequence_length),
+        checkpoints=Checkpoints(workdir / CHECKPOINTS, kept(config), note),
+        flops=flops_per_token(
+            config.model,
+            params,
+            config.data.sequence_length,
+            frozen(config.optimizer, params, config.train.lora),
+        ),
         peak_flops=peak_flops(),
+        stopper=Stopper(config),
     )
 
 
@@ -186,13 +194,15 @@ def _check_evaluation(
     rows = config.evaluation.batch_size
     if config.data.validation and rows is not None and rows % devices:
         raise ConfigError(f"evaluation.batch_size={rows} is not divisible by {devices} devices")
-    metric = config.checkpoint.metric
-    if config.checkpoint.keep_best:
+    if kept(config).keep_best:
+        metric = ranking(config).metric
         evaluate = partial(program.evaluate, reduce=lambda tree: tree)
-        known = jax.eval_shape(evaluate, params, batch)
+        known = metric_names(list(jax.eval_shape(evaluate, params, batch)), config)
         if metric not in known:
+            early = config.evaluation.early_stopping is not None
+            place = "evaluation.early_stopping" if early else "checkpoint"
             raise ConfigError(
-                f"checkpoint.metric={metric!r} is not a metric of the evaluation"
+                f"{place}.metric={metric!r} is not a metric of the evaluation"
                 f"{did_you_mean(metric, known)}"
             )
 
@@ -211,6 +221,8 @@ def build_program(
     config: Config, objective: Objective, batch: Batch, in_steps: InSteps, total_steps: int
 ) -> Program:
     """The pure functions of a run; of `batch` only the shapes matter."""
+    if config.train.lora is not None:
+        objective = Adapted(objective, config.train.lora)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(batch))
 
     def boxed() -> PyTree:
@@ -218,8 +230,13 @@ def build_program(
 
     params = nn.meta.unbox(jax.eval_shape(boxed))
     optimizer = build_optimizer(
-        config.optimizer, total_steps=total_steps, in_steps=in_steps, params=params
+        config.optimizer,
+        total_steps=total_steps,
+        in_steps=in_steps,
+        params=params,
+        lora=config.train.lora,
     )
+    still = frozen(config.optimizer, params, config.train.lora)
     schedule = learning_rate(config.optimizer, total_steps=total_steps, in_steps=in_steps)
     ema_decay = config.train.ema_decay
 
@@ -238,6 +255,7 @@ def build_program(
             device=device,
             ema_decay=ema_decay,
             learning_rate=schedule,
+            frozen=still if any(jax.tree.leaves(still)) else None,
         )
         return multi_step(step)(state, batches)
 
@@ -260,7 +278,9 @@ def starting_point(
     if restored is not None:
         _check_same_data(session, restored)
         report(f"resuming from step {restored.step}")
-        _prepare(session, restored.step)
+        session.stopper.restore(restored.meta.get("early_stopping"))
+        if not session.stopper.stopped:
+            _prepare(session, restored.step)
         return mapped.from_saved(restored.state), restored.step, {}
     dropped = len(read_jsonl(session.workdir / METRICS))
     if dropped:

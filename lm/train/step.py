@@ -40,6 +40,7 @@ def train_step(
     device: jax.Array | None = None,
     ema_decay: float | None = None,
     learning_rate: Callable[[jax.Array], jax.Array] | None = None,
+    frozen: PyTree | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update on one batch: the gradient of sum_k coefficient_k * S_k / W_k, where S_k and W_k
     are the sum and the weight of term k over the whole batch. A term of weight 0 counts 0.
@@ -52,6 +53,8 @@ def train_step(
       device: which of those it is; folded into the key, so that dropout differs.
       ema_decay: of the moving average in `state.ema`, which must be there.
       learning_rate: the schedule, to report it.
+      frozen: a tree like the parameters, True for those that stay as they are: no gradient of
+        theirs is made. None is none.
 
     Returns:
       The next state, and float32 scalars: every term's mean under its name, total_loss,
@@ -61,16 +64,23 @@ def train_step(
     if device is not None:
         key = jax.random.fold_in(key, device)
 
+    trained = _trained(state.params, frozen)
     gradients, sums, weights, loss = _gradients(
-        objective, state.params, batch, key, microbatches, reduce
+        objective, state.params, trained, batch, key, microbatches, reduce
     )
     # The scopes are read in profiles (lm/train/hlo.py) and change nothing else.
     with jax.named_scope("optimizer"):
+        if frozen is not None:
+            # Zeros that nothing reads: the optimiser knows itself what is frozen.
+            gradients = _whole(gradients, jax.tree.map(jnp.zeros_like, state.params))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        new = _trained(optax.apply_updates(state.params, updates), frozen)
+        params = _whole(new, state.params)
         ema = state.ema
         if ema_decay is not None:
-            ema = jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, ema, params)
+            old = _trained(ema, frozen)
+            mean = jax.tree.map(lambda e, p: ema_decay * e + (1.0 - ema_decay) * p, old, new)
+            ema = _whole(mean, ema)
         norm = gradient_norm(opt_state)
         norm = optax.tree.norm(gradients) if norm is None else norm
 
@@ -109,20 +119,36 @@ def multi_step(step: Callable[[Any, Batch], tuple[Any, Metrics]]) -> Callable[..
     return run
 
 
+def _trained(params: PyTree, frozen: PyTree | None) -> PyTree:
+    """The parameters with None, which has no leaf, in the place of those that are frozen."""
+    if frozen is None:
+        return params
+    return jax.tree.map(lambda still, p: None if still else p, frozen, params)
+
+
+def _whole(trained: PyTree, params: PyTree) -> PyTree:
+    """The other way: what is None in `trained` is that of `params`."""
+    return jax.tree.map(
+        lambda new, p: p if new is None else new, trained, params, is_leaf=lambda x: x is None
+    )
+
+
 def _gradients(
     objective: Objective,
     params: Params,
+    trained: Params,
     batch: Batch,
     key: Key,
     microbatches: int,
     reduce: Reduce,
 ) -> tuple[PyTree, Sums, Sums, jax.Array]:
-    """Over the whole batch: the loss's gradients, the terms' sums and weights, the loss."""
+    """Over the whole batch: the loss's gradients by what is `trained` of the parameters, the terms'
+    sums and weights, the loss."""
 
-    def share(params: Params, part: Batch, key: Key, weights: Sums | None) -> Any:
+    def share(trained: Params, part: Batch, key: Key, weights: Sums | None) -> Any:
         """What a part contributes to the loss, and (its sums, the weights that divide them)."""
         with jax.named_scope("loss"):
-            terms = objective.loss(params, part, key, train=True)
+            terms = objective.loss(_whole(trained, params), part, key, train=True)
         sums = {name: jnp.asarray(t.sum, jnp.float32) for name, t in terms.items()}
         if weights is None:
             weights = reduce({name: _weight(t.weight) for name, t in terms.items()})
@@ -136,12 +162,12 @@ def _gradients(
     if microbatches == 1:
         # One part is the whole batch of this device: its weights come with the same pass.
         (loss, (sums, weights)), gradients = gradient_of(
-            params, batch, jax.random.fold_in(key, 0), None
+            trained, batch, jax.random.fold_in(key, 0), None
         )
     else:
         parts = _split(batch, microbatches)
         weights = reduce(_total_weights(objective, params, parts, key))
-        gradients, sums, loss = _accumulate(gradient_of, params, parts, key, weights)
+        gradients, sums, loss = _accumulate(gradient_of, trained, parts, key, weights)
     gradients, sums, loss = reduce((gradients, sums, loss))
     return gradients, sums, weights, loss
 

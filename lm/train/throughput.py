@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lm.config import ModelConfig
-from lm.types import Params
+from lm.types import Params, PyTree
 
 # Dense bfloat16 peak of one device in TFLOP/s, by a part of its `device_kind`; vendors' figures.
 PEAK_TFLOPS = {
@@ -39,18 +40,22 @@ class FlopsPerToken:
     causal: float
 
 
-def flops_per_token(config: ModelConfig, params: Params, sequence_length: int) -> FlopsPerToken:
-    """FLOPs a token of a model at `sequence_length`; `params` may be abstract."""
+def flops_per_token(
+    config: ModelConfig, params: Params, sequence_length: int, frozen: PyTree | None = None
+) -> FlopsPerToken:
+    """FLOPs a token of a model at `sequence_length`; `params` may be abstract. Those that are True
+    in `frozen`, a tree like them, have no gradient of their own: of their 6 a token there are 4."""
     tables = {"position_embedding", "token_type_embedding"}
     skipped = tables | (set() if config.tie_embeddings else {"token_embedding"})
-    count = sum(
-        int(np.prod(leaf.shape))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    still = jax.tree.leaves(frozen) if frozen is not None else itertools.repeat(False)
+    flops = sum(
+        (4.0 if fixed else 6.0) * math.prod(leaf.shape)
+        for (path, leaf), fixed in zip(jax.tree_util.tree_leaves_with_path(params), still)
         if not skipped & {getattr(entry, "key", None) for entry in path}
     )
     width = config.num_heads * config.width_of_head
     attention = config.num_layers * width * sequence_length
-    return FlopsPerToken(palm=6.0 * count + 12.0 * attention, causal=6.0 * count + 6.0 * attention)
+    return FlopsPerToken(palm=flops + 12.0 * attention, causal=flops + 6.0 * attention)
 
 
 def peak_flops() -> float:

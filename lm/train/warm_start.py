@@ -13,6 +13,7 @@ import numpy as np
 from lm.config import Config, TaskBase
 from lm.errors import ConfigError
 from lm.model.heads import head_modules
+from lm.model.lora import rebased, without_adapters
 from lm.train.digest import tree_digest
 from lm.train.restoring import named_shapes
 from lm.train.state import TrainState
@@ -51,7 +52,7 @@ def _with_params(
     state: TrainState, params: Params, config: Config, report: Callable[[str], None]
 ) -> tuple[TrainState, list[str]]:
     """The state, and the modules that keep their initial values."""
-    wanted, given = named_shapes(state.params), named_shapes(params)
+    wanted, given = named_shapes(without_adapters(state.params)), named_shapes(params)
     wrong = [name for name in sorted({*wanted, *given}) if wanted.get(name) != given.get(name)]
     heads = head_modules() if isinstance(config.objective, TaskBase) else frozenset()
     of_body = [name for name in wrong if name.split("/")[0] not in heads]
@@ -73,12 +74,13 @@ def _with_params(
         report(f"warm start: left out, of no use to the task: {', '.join(unused)}")
     taken = {name: value for name, value in params.items() if name not in (*new, *unused)}
 
-    def merged(old: Params) -> Params:
-        placed = jax.tree.map(_place, taken, {name: old[name] for name in taken})
-        return {name: placed.get(name, value) for name, value in old.items()}
+    def started(old: Params) -> Params:
+        base = without_adapters(old)
+        placed = jax.tree.map(_place, taken, {name: base[name] for name in taken})
+        return rebased(old, {**base, **placed})
 
-    ema = None if state.ema is None else merged(state.ema)
-    return dataclasses.replace(state, params=merged(state.params), ema=ema), new
+    ema = None if state.ema is None else started(state.ema)
+    return dataclasses.replace(state, params=started(state.params), ema=ema), new
 
 
 def _modules(names: Iterable[str]) -> list[str]:

@@ -27,9 +27,11 @@ from lm.data.roots import data_root
 from lm.data.tokenizer import Tokenizer, load_tokenizer
 from lm.errors import ConfigError, UserError
 from lm.model import build_model
+from lm.model.lora import merged
 from lm.objectives import build_objective
 from lm.objectives.base import Objective
 from lm.train.checkpoint import Checkpoints
+from lm.train.early_stopping import Step, chosen_step
 from lm.train.restoring import Restored
 from lm.types import Params
 
@@ -202,7 +204,7 @@ def write_manifest(
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in packages},
         },
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "data": dict(data),
         "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
         "processes": jax.process_count(),
@@ -211,7 +213,7 @@ def write_manifest(
     write_json(path, {"sessions": [*before, written]})
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of the source this run uses, with `+changes` where the tree differs from it."""
     root = Path(lm.__file__).parent.parent
     try:
@@ -255,18 +257,22 @@ def locked(workdir: Path) -> Any:
 
 
 def load_params(
-    workdir: Path, step: int | None = None, *, report: Callable[[str], None] = print
+    workdir: Path, step: Step = None, *, report: Callable[[str], None] = print
 ) -> Restored:
     """The newest sound checkpoint (or that of `step`) with `state` the parameters alone: the
-    moving average where the run keeps one.
+    moving average where the run keeps one, and adapters merged into what they adapt.
 
     Raises:
       UserError: no checkpoint, no such step, or all damaged.
     """
+    config = read_config(workdir)
     checkpoints = Checkpoints(workdir / CHECKPOINTS, report=report)
+    step = chosen_step(checkpoints, config, step)
     restored = checkpoints.restore_parts(("params", "ema"), step)
     params, ema = restored.state["params"], restored.state["ema"]
-    return restored._replace(state=params if ema is None else ema)
+    params = params if ema is None else ema
+    lora = config.train.lora
+    return restored._replace(state=params if lora is None else merged(params, lora))
 
 
 def model_params(config: Config, trained: Params) -> Params:
@@ -275,7 +281,7 @@ def model_params(config: Config, trained: Params) -> Params:
     return functools.reduce(operator.getitem, path, trained)
 
 
-def load_run(workdir: Path, step: int | None = None) -> Run:
+def load_run(workdir: Path, step: Step = None) -> Run:
     """Everything needed to use the model in `workdir`, trained or converted, from that folder.
 
     Raises:

@@ -33,9 +33,9 @@ from tests.convert.decoders import SMALL, published, read, small
             "gpt2",
             {
                 "architectures": ["GPT2ForSequenceClassification"],
-                "problem_type": "multi_label_classification",
+                "problem_type": "ranking",
             },
-            "problem_type='multi_label_classification'",
+            "problem_type='ranking'",
         ),
         ("openai-gpt", {"afn": "gelu_new"}, "afn='gelu_new'.*gelu, relu"),
         ("gpt-neo-125m", {"attention_types": [[["global"], 3]]}, "attention_types=.*num_layers=12"),

@@ -477,9 +477,9 @@ def test_summaries_of_xlnet() -> None:
             "bert-base-uncased",
             {
                 "architectures": ["BertForSequenceClassification"],
-                "problem_type": "multi_label_classification",
+                "problem_type": "ranking",
             },
-            "problem_type='multi_label_classification'",
+            "problem_type='ranking'",
         ),
         ("roberta-base", {"max_position_embeddings": 2}, "max_position_embeddings=2.*pad_token_id"),
         ("roberta-base", {"hidden_act": "relu"}, "hidden_act='relu'.*language-model head"),

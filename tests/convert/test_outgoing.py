@@ -11,8 +11,18 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
-from lm.config import CausalLM, Config, DataConfig, Duration, ModelConfig, TrainConfig, from_dict
+from lm.config import (
+    CausalLM,
+    Classification,
+    Config,
+    DataConfig,
+    Duration,
+    ModelConfig,
+    TrainConfig,
+    from_dict,
+)
 from lm.convert.accounting import parameter_shapes
 from lm.convert.families import FAMILIES
 from lm.convert.folder import read_folder
@@ -20,6 +30,7 @@ from lm.convert.incoming import convert, read_reference
 from lm.convert.outgoing import export, narrowed, parse_size
 from lm.convert.store import nested
 from lm.convert.tokenizer import tokenizer_config
+from lm.data.examples_read import Example
 from lm.errors import ConfigError, UserError
 from lm.train.checkpoint import Checkpoints
 from lm.train.workdir import load_run, write_config
@@ -32,6 +43,7 @@ from tests.convert.files import (
     tokenizer,
     write_folder,
 )
+from tests.export.runs import ENCODER, make_run
 
 CASES: dict[str, tuple[dict[str, Any], Any]] = {
     "llama": (LLAMA, llama_shapes),
@@ -125,6 +137,53 @@ def test_the_names_of_labels_survive_while_their_number_does(tmp_path: Path) -> 
     (workdir / "config.json").write_text(json.dumps(stored))
     with pytest.raises(UserError, match=r"classification/kernel: checkpoint \(\d+, 3\), config"):
         export(workdir, tmp_path / "other")
+
+
+def test_the_task_names_the_labels(tmp_path: Path) -> None:
+    """Of a run that was trained here; the import keeps them."""
+
+    def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        found = {k: v for k, v in llama_shapes(config).items() if k != "lm_head.weight"}
+        return {**found, "score.weight": (2, config["hidden_size"])}
+
+    classes = ["LlamaForSequenceClassification"]
+    workdir = make(tmp_path, {**LLAMA, "architectures": classes, "pad_token_id": 0}, shapes)
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["config"]["data"]["packing"] = "none"
+    for several in (False, True):
+        stored["config"]["objective"] = {
+            "kind": "classification", "labels": ["bad", "good"], "multi_label": several
+        }  # fmt: skip
+        (workdir / "config.json").write_text(json.dumps(stored))
+        export(workdir, tmp_path / f"out-{several}")
+        values = values_of(tmp_path / f"out-{several}")
+        assert values["id2label"] == {"0": "bad", "1": "good"}
+        assert values["label2id"] == {"bad": 0, "good": 1}
+        many = "multi" if several else "single"
+        assert values["problem_type"] == f"{many}_label_classification"
+    again = tmp_path / "again"
+    convert(read_reference(tmp_path / "out-True"), again)
+    export(again, tmp_path / "once-more")
+    assert values_of(tmp_path / "once-more") == values_of(tmp_path / "out-True")
+
+
+@pytest.mark.parametrize("separators", [1, 2])
+def test_an_encoder_s_task_has_its_tokens_around_texts(tmp_path: Path, separators: int) -> None:
+    """Whatever data.add_bos and data.add_eos say, as rows were in training."""
+    task = Classification(labels=("a", "b"), separators=separators)
+    workdir = make_run(tmp_path / "W", ENCODER, task)
+    export(workdir, tmp_path / "out")
+    run: Any = load_run(workdir)
+    backend = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    maker = run.objective.example_maker(run.tokenizer, run.config.data)
+    for texts in (("a cat",), ("a cat", "why")):
+        example = Example(dict(zip(("text", "text_pair"), texts)), "here")
+        [row] = maker(example, labelled=False).rows
+        encoded = backend.encode(*texts)
+        count = len(encoded.ids)
+        assert encoded.ids == row["tokens"][:count].tolist()
+        assert encoded.type_ids == row["token_types"][:count].tolist()
+        assert np.all(row["positions"][count:] == -1) and row["positions"][count - 1] >= 0
 
 
 def test_a_folder_whose_tokenizer_transformers_would_replace_is_noted(tmp_path: Path) -> None:

@@ -83,9 +83,9 @@ class Running:
         finally:
             connection.close()
 
-    def ask(self, **body: Any) -> tuple[int, Any]:
+    def ask(self, path: str = "/v1/completions", **body: Any) -> tuple[int, Any]:
         """The status and the answer, of a stream the events."""
-        status, headers, answer = self.get("/v1/completions", "POST", json.dumps(body).encode())
+        status, headers, answer = self.get(path, "POST", json.dumps(body).encode())
         if headers["content-type"].startswith("text/event-stream"):
             return status, [line.removeprefix("data: ") for line in answer.decode().split("\n\n")]
         return status, json.loads(answer)
@@ -108,16 +108,20 @@ def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
 
 
 @contextlib.contextmanager
-def serving(grace: float = 60.0, ready: bool = True, **options: Any) -> Iterator[Running]:
+def serving(
+    grace: float = 60.0, ready: bool = True, run: Run | None = None, **options: Any
+) -> Iterator[Running]:
     """A server in a thread of its own; stopped, and its status known, at the end."""
-    service = build_service(tiny_run(), Options(**{"max_batch": 4, "max_queue": 256, **options}))
+    service = build_service(
+        run or tiny_run(), Options(**{"max_batch": 4, "max_queue": 256, **options})
+    )
     listening = listen("127.0.0.1", 0)
     running = Running(Server(service, listening, grace=grace), listening.getsockname()[1])
 
-    def run() -> None:
+    def work() -> None:
         running.status = running.server.run()
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=work)
     thread.start()
     try:
         if ready:

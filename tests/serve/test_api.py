@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from lm.serve.api import ApiError, Limits, check_length, parse_json, parse_request
+from lm.serve.api import Limits, check_length, parse_chat, parse_json, parse_request
+from lm.serve.fields import ApiError
 
 LIMITS = Limits(max_prompt_tokens=20, max_new_tokens=30, positions=40, max_sequences=8)
 
@@ -70,6 +71,8 @@ def test_prompts_of_every_kind(given, prompts):
         ({"temperature": float("nan")}, "temperature", "temperature must be 0"),
         ({"temperature": 10**400}, "temperature", "too large"),
         ({"top_p": 0}, "top_p", "top_p must be above 0"),
+        ({"top_k": -2}, "top_k", "top_k must be from -1 to"),
+        ({"top_k": 0.5}, "top_k", "must be a whole number"),
         ({"n": 9}, "n", "from 1 to 8, not 9"),
         ({"n": 4, "prompt": ["a", "b", "c"]}, "n", "12 sequences, more than the 8"),
         ({"stop": [1]}, "stop", "a string or an array of strings"),
@@ -86,6 +89,8 @@ def test_prompts_of_every_kind(given, prompts):
         ({"temprature": 1}, "temprature", "did you mean 'temperature'"),
         ({"presence_penalty": 1}, "presence_penalty", "is not supported"),
         ({"best_of": True}, "best_of", "is not supported"),
+        ({"presence_penalty": False}, "presence_penalty", "is not supported"),
+        ({"messages": []}, "messages", "unknown parameter"),
         ({"user": 1}, "user", "must be a string"),
     ],
 )
@@ -94,6 +99,54 @@ def test_what_is_wrong_is_named(body, param, message):
     assert error.status == 400
     assert error.error["param"] == param and message in error.error["message"]
     assert set(error.body["error"]) == {"message", "type", "param", "code"}
+
+
+def test_all_tokens_are_said_in_three_ways():
+    assert [parse(prompt="a", top_k=k).top_k for k in (-1, 0, 3)] == [0, 0, 3]
+    assert parse(prompt="a").top_k == 0
+
+
+ASKED = [{"role": "user", "content": "a"}]
+
+
+def chat(**body):
+    return parse_chat({"messages": ASKED, **body}, "m", LIMITS)
+
+
+def test_a_conversation():
+    parts = [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]
+    given = [{"role": "system", "content": "a"}, {"role": "user", "content": parts}]
+    messages, request = chat(messages=given, max_completion_tokens=7, store=False, tools=[])
+    assert messages == [given[0], {"role": "user", "content": "bc"}]
+    assert (request.max_tokens, request.logprobs, request.prompts) == (7, None, ())
+    assert chat()[1].max_tokens == 0
+    assert chat(logprobs=True)[1].logprobs == 0
+    assert chat(logprobs=True, top_logprobs=2)[1].logprobs == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        ({"messages": None}, "messages", "at least one message"),
+        ({"messages": []}, "messages", "at least one message"),
+        ({"messages": ["a"]}, "messages[0]", "an object with role and content"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "system, user"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages[0].content", "text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+         "messages[0].content", "text"),
+        ({"messages": [*ASKED, {"role": "assistant", "content": "b"}]}, "messages", "own"),
+        ({"prompt": "a"}, "prompt", "unknown parameter"),
+        ({"tools": [{}]}, "tools", "is not supported"),
+        ({"logprobs": 1}, "logprobs", "true or false"),
+        ({"top_logprobs": 1}, "top_logprobs", "for logprobs=true"),
+        ({"max_tokens": 3, "max_completion_tokens": 3}, "max_tokens", "give one"),
+        ({"max_tokens": 31}, "max_tokens", "from 1 to 30"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_conversation_is_named(body, param, message):
+    error = refused(chat, **body)
+    assert error.status == 400
+    assert error.error["param"] == param and message in error.error["message"]
 
 
 def test_another_model_is_not_found():

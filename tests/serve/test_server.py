@@ -52,6 +52,15 @@ def test_the_answer_is_what_lm_generate_says(server):
     )
 
 
+def test_the_likeliest_tokens_alone(server):
+    sampling = SamplingConfig(temperature=1.5, top_k=3)
+    wanted = expected("abc", seed=5, num_return_sequences=2, sampling=sampling)
+    _, answer = server.ask(prompt="abc", max_tokens=12, temperature=1.5, top_k=3, seed=5, n=2)
+    assert [c["text"] for c in answer["choices"]] == [c.text for c in wanted]
+    _, other = server.ask(prompt="abc", max_tokens=12, temperature=1.5, seed=5, n=2)
+    assert other["choices"] != answer["choices"]
+
+
 def test_stop_strings_and_echo(server):
     said = expected("ab", sampling=SamplingConfig(temperature=0.0))[0].text
     stop = said[2:4]
@@ -119,7 +128,7 @@ def test_bodies_that_are_none(server):
     status, _, answer = server.get(*post, b"", large)
     assert status == 413 and "larger than" in json.loads(answer)["error"]["message"]
     assert server.get("/v1/completions")[0] == 405
-    status, _, answer = server.get("/v1/chat/completions", "POST", b"{}")
+    status, _, answer = server.get("/v1/images", "POST", b"{}")
     assert status == 404 and "error" in json.loads(answer)
 
 

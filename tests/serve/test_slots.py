@@ -6,14 +6,13 @@ import gc
 import random
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lm.errors import ConfigError
 from lm.generate.decode import generate
-from lm.generate.sampling import SamplingConfig, sample
-from lm.serve.device import ALTERNATIVES, sample_rows
+from lm.generate.sampling import SamplingConfig
+from lm.serve.device import ALTERNATIVES
 from lm.serve.slots import Made, Row, Sampling, Slots
 from tests.serve.running import tiny_run
 
@@ -75,17 +74,6 @@ def test_a_row_in_a_crowd_says_what_generate_says():
             if s.alternatives and s.temperature == 0:
                 token, logprob = made.alternatives[0]
                 assert (token, logprob) == (made.token, pytest.approx(made.logprob, abs=1e-5))
-
-
-def test_sampling_of_rows_is_sampling():
-    logits = 3 * jax.random.normal(jax.random.key(1), (6, 50))
-    keys = jax.random.split(jax.random.key(2), 6)
-    settings = [(0.0, 1.0), (1.0, 1.0), (0.5, 0.3), (2.0, 0.9), (1.0, 1e-6), (0.0, 0.5)]
-    temperature, top_p = map(jnp.array, zip(*settings))
-    mixed = sample_rows(keys, logits, temperature, top_p)
-    for row, (t, p) in enumerate(settings):
-        one = sample(keys[row : row + 1], logits[row : row + 1], SamplingConfig(t, top_p=p))
-        assert mixed[row] == one[0]
 
 
 def test_a_row_ends_with_eos():

@@ -27,19 +27,21 @@ from lm.types import Batch, Metrics, PyTree
 
 
 class Gate:
-    """A mapping that lets the loop run from border to border and measures what lies between.
+    """A mapping that lets the loop run from border to border and measures what lies between, but
+    for the first `lead` steps (see `TrainShape`).
 
-    A border is before the dispatch that begins at step `warmup`, and every `round_steps` after it.
-    There the device finishes its work, still in the round; a checkpoint that is still being written
-    is waited for outside it, as nobody who trains waits for it.
+    The first border is before the dispatch that begins at step `warmup`, and there is one every
+    `lead + round_steps` after it. There the device finishes its work, still in the round; a
+    checkpoint that is still being written is waited for outside it, as nobody who trains waits for
+    it.
     """
 
-    def __init__(self, session: Session, warmup: int, round_steps: int) -> None:
+    def __init__(self, session: Session, warmup: int, round_steps: int, lead: int) -> None:
         self._mapped, self._checkpoints, self._plan = (
             session.mapped, session.checkpoints, session.plan
         )  # fmt: skip
-        self._border, self._round_steps = warmup, round_steps
-        self._step = 0
+        self._border, self._round_steps, self._lead = warmup, round_steps, lead
+        self._step = self._start = 0
         self._began = time.perf_counter()
         # Of every round: how much longer a checkpoint took to write than the round, and how much
         # longer the round took than if all its dispatches had taken as long as the median one.
@@ -62,7 +64,10 @@ class Gate:
             self.overtime.append(time.perf_counter() - self._began - seconds)
             self.arrived.put(seconds)
             self.go.get()
-            self._border += self._round_steps
+            self._start = self._step + self._lead
+            self._border = self._start + self._round_steps
+        if self._step == self._start:
+            jax.block_until_ready(state)
             self._began = time.perf_counter()
             self._dispatches = [self._began]
         self._dispatches.append(time.perf_counter())
@@ -112,11 +117,12 @@ class Loop:
         workdir: str,
         warmup: int,
         round_steps: int,
+        lead: int = 0,
     ) -> None:
         self._config = from_dict(Config, config)
         self._data_root, self._cache_dir = Path(data_root), Path(cache_dir)
         self._workdir = Path(workdir)
-        self._warmup, self._round_steps = warmup, round_steps
+        self._warmup, self._round_steps, self._lead = warmup, round_steps, lead
         self._gates: queue.Queue[Gate | BaseException] = queue.Queue()
 
     def prepare(self) -> dict[str, Any]:
@@ -167,7 +173,7 @@ class Loop:
     def _around(self, session: Session) -> Session:
         self._saves = Saves(session.checkpoints)
         session = dataclasses.replace(session, checkpoints=self._saves)  # type: ignore[arg-type]
-        gate = Gate(session, self._warmup, self._round_steps)
+        gate = Gate(session, self._warmup, self._round_steps, self._lead)
         self._session = dataclasses.replace(session, mapped=gate)
         # First: an error after this is looked for there.
         self._gate = gate
@@ -180,11 +186,17 @@ class BareStep:
     data, no metrics read, nothing logged or saved."""
 
     def __init__(
-        self, config: dict[str, Any], data_root: str, cache_dir: str, warmup: int, round_steps: int
+        self,
+        config: dict[str, Any],
+        data_root: str,
+        cache_dir: str,
+        warmup: int,
+        round_steps: int,
+        lead: int,
     ) -> None:
         self._config = from_dict(Config, config)
         self._places = Path(data_root), Path(cache_dir)
-        self._warmup, self._round_steps = warmup, round_steps
+        self._warmup, self._round_steps, self._lead = warmup, round_steps, lead
 
     def prepare(self) -> dict[str, Any]:
         config = self._config
@@ -216,6 +228,7 @@ class BareStep:
         }
 
     def round(self) -> float:
+        self._run(self._lead)
         began = time.perf_counter()
         self._run(self._round_steps)
         return time.perf_counter() - began
@@ -224,7 +237,7 @@ class BareStep:
         return device_memory()
 
     def _run(self, steps: int) -> None:
-        metrics = None
+        metrics: Metrics | None = None
         for dispatch in range(steps // self._group):
             self._state, metrics = self._mapped.train(self._state, self._batches[dispatch % 2])
         jax.block_until_ready((self._state, metrics))

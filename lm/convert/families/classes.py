@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from lm.config import HeadConfig, HeadKind, ModelConfig, PoolerConfig
 from lm.convert.families.common import (
     CONFIG,
+    ONE_LABEL,
+    SEVERAL_LABELS,
     architecture,
     label_values,
     linear,
@@ -166,10 +168,10 @@ def _head_config(values: Mapping[str, Any], head: Head) -> HeadConfig:
         # Where the config does not say, one label means regression to the reference.
         if problem == "regression" or (problem is None and labels == 1):
             kind = "regression"
-        elif problem not in (None, "single_label_classification"):
+        elif problem not in (None, ONE_LABEL, SEVERAL_LABELS):
             raise UserError(
                 f"{CONFIG}: problem_type={problem!r} is not supported; supported: "
-                "single_label_classification, regression"
+                f"{ONE_LABEL}, {SEVERAL_LABELS}, regression"
             )
     return HeadConfig(kind=kind, num_labels=labels, transform=transform)
 
@@ -197,7 +199,7 @@ def write_heads(model: ModelConfig, classes: Classes) -> dict[str, Any]:
         values |= label_values(model.heads[0].num_labels)
         if head.kind == "classification":
             regression = model.heads[0].kind == "regression"
-            values["problem_type"] = "regression" if regression else "single_label_classification"
+            values["problem_type"] = "regression" if regression else ONE_LABEL
     return values
 
 

@@ -132,6 +132,10 @@ def num_labels(values: Mapping[str, Any]) -> int:
     return whole(values, "num_labels", 2)
 
 
+# What `problem_type` may say of a classifier: its loss, which is no part of the model.
+ONE_LABEL, SEVERAL_LABELS = "single_label_classification", "multi_label_classification"
+
+
 def label_values(count: int) -> dict[str, Any]:
     """The keys from which the reference and `num_labels` know the number of labels."""
     names = [f"LABEL_{i}" for i in range(count)]

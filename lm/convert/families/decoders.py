@@ -7,13 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from lm.config import HeadConfig, HeadKind, ModelConfig, PoolerConfig
-from lm.convert.families.common import architecture, label_values, linear, num_labels, number
+from lm.convert.families.common import (
+    ONE_LABEL,
+    SEVERAL_LABELS,
+    architecture,
+    label_values,
+    linear,
+    num_labels,
+    number,
+)
 from lm.convert.layout import Rule
 from lm.errors import ConfigError, UserError
 
 # A classifier reads the hidden state of the last token that is not padding.
 LAST_TOKEN = PoolerConfig(token="last", dense=False, activation="none")
-PROBLEMS = {"classification": "single_label_classification", "regression": "regression"}
+PROBLEMS = {"classification": ONE_LABEL, "regression": "regression"}
 LABELLED = (*PROBLEMS, "token_classification")
 
 
@@ -74,10 +82,10 @@ def _one_head(values: Mapping[str, Any], kind: str, bias: bool) -> dict:
         # Where the config does not say, one label means regression to the reference.
         if problem == "regression" or (problem is None and labels == 1):
             kind = "regression"
-        elif problem not in (None, "single_label_classification"):
+        elif problem not in (None, ONE_LABEL, SEVERAL_LABELS):
             raise UserError(
                 f"config.json: problem_type={problem!r} is not supported; supported: "
-                f"{', '.join(PROBLEMS.values())}"
+                f"{', '.join((*PROBLEMS.values(), SEVERAL_LABELS))}"
             )
     head = HeadConfig(kind=cast(HeadKind, kind), num_labels=labels, bias=bias)
     pooler = LAST_TOKEN if kind in PROBLEMS else None

@@ -166,13 +166,18 @@ def apply_wrap(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> No
 
 
 def set_wrap(
-    backend: tokenizers.Tokenizer, bos: str | None, eos: str | None, *, again: bool = True
+    backend: tokenizers.Tokenizer,
+    bos: str | None,
+    eos: str | None,
+    *,
+    again: bool = True,
+    separators: int = 1,
 ) -> None:
     """A post-processor that puts these tokens around every text, and with `again` the first one
-    before the second of two texts too."""
+    before the second of two texts too; `separators` of the last one stand between two."""
     before, after = [bos] if bos else [], [eos] if eos else []
     second = [f"{token}:1" for token in before if again]
-    pair = [*before, "$A", *after, *second, "$B:1", *(f"{token}:1" for token in after)]
+    pair = [*before, "$A", *after * separators, *second, "$B:1", *(f"{token}:1" for token in after)]
     backend.post_processor = processors.TemplateProcessing(
         single=[*before, "$A", *after],
         pair=pair,

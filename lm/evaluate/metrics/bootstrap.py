@@ -99,6 +99,26 @@ def statistic_interval(
     return _interval(whole, np.array([figure(sample) for sample in samples]), confidence)
 
 
+def statistic_intervals(
+    statistics: Values,
+    figures: Callable[[np.ndarray], Scores],
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """As `statistic_interval`, of several figures of the same sums [K].
+
+    Raises: as `metric_intervals`.
+    """
+    array = number_array(statistics, "statistics", 2)
+    check_lengths(len(array), len(array))
+    samples = _samples(len(array), resamples, confidence, seed)
+    whole = figures(array.sum(axis=0))
+    drawn = [figures(array[sample].sum(axis=0)) for sample in samples]
+    return {name: _interval(whole[name], _column(drawn, name), confidence) for name in whole}
+
+
 def compare_metric(
     metric: Metric,
     first: Values,

@@ -1,4 +1,4 @@
-"""Metrics of class labels, as scikit-learn defines them, and calibration.
+"""Metrics of class labels, as scikit-learn defines them.
 
 A division by zero gives 0 (scikit-learn's default, `zero_division=0`): precision where a class is
 never predicted, recall where it never occurs, F1 where it does neither.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
 from lm.errors import ConfigError, UserError
 from lm.evaluate.metrics.common import Scores, Values, check_lengths, number_array, pairs, ratio
@@ -83,6 +83,48 @@ def count(
     return Counts(*(np.array([c[label] for label in classes], np.int64) for c in counters))
 
 
+def class_rows(
+    predictions: Sequence[Any], references: Sequence[Any], labels: Sequence[Any] | None = None
+) -> Int[np.ndarray, "n k"]:
+    """What each example adds to `count`: 0 or 1 for each class as hits, then as predicted, then as
+    actual."""
+    classes = _classes([*predictions, *references]) if labels is None else list(labels)
+    number = {label: place for place, label in enumerate(classes)}
+    size, rows = len(classes), np.zeros((len(references), 3 * len(classes)), np.int64)
+    for row, prediction, reference in zip(rows, predictions, references):
+        if prediction in number:
+            row[size + number[prediction]] = 1
+            row[number[prediction]] = prediction == reference
+        if reference in number:
+            row[2 * size + number[reference]] = 1
+    return rows
+
+
+def counts_of_sums(sums: Real[np.ndarray, "k"], *, all_classes: bool = False) -> Counts:
+    """The counts of summed rows [hits, predicted, actual of every class]. A class that does not
+    occur in this sample counts only where all do."""
+    hits, predicted, actual = sums.astype(np.int64).reshape(3, -1)
+    kept = all_classes | (predicted + actual > 0)
+    return Counts(hits[kept], predicted[kept], actual[kept])
+
+
+def each_class(
+    predictions: Sequence[Any], references: Sequence[Any], labels: Sequence[Any]
+) -> dict[str, dict[str, float]]:
+    """Precision, recall and F1 of every label, and how many examples have it."""
+    counts = count(predictions, references, labels)
+    columns = {
+        "precision": _ratios(counts.hits, counts.predicted),
+        "recall": _ratios(counts.hits, counts.actual),
+        "f1": _ratios(2 * counts.hits, counts.predicted + counts.actual),
+        "examples": counts.actual,
+    }
+    return {
+        str(label): {name: values[place].item() for name, values in columns.items()}
+        for place, label in enumerate(labels)
+    }
+
+
 def averaged(counts: Counts, average: str) -> Scores:
     """Precision, recall and F1 over classes; no class at all gives 0."""
     if average == "micro":
@@ -129,10 +171,13 @@ def confusion_matrix(
 
 def matthews(predictions: Values, references: Values) -> Scores:
     """Matthews' correlation, of two or more classes (Gorodkin 2004); 0 where either is constant."""
-    found, wanted = pairs(predictions, references)
-    counts = count(found, wanted)
+    return matthews_of_counts(count(*pairs(predictions, references)))
+
+
+def matthews_of_counts(counts: Counts) -> Scores:
+    """`matthews` of the counts of all classes."""
     # Python's integers: fourth powers of a count soon exceed 64 bits.
-    total, hits = len(wanted), int(counts.hits.sum())
+    total, hits = int(counts.actual.sum()), int(counts.hits.sum())
     predicted, actual = counts.predicted.tolist(), counts.actual.tolist()
     covariance = hits * total - sum(p * a for p, a in zip(predicted, actual))
     spreads = [total * total - sum(n * n for n in counted) for counted in (predicted, actual)]
@@ -168,54 +213,6 @@ def multilabel(
         **{f"{name}_{average}": value for name, value in scores.items()},
         "subset_accuracy": float((found == wanted).all(1).mean()),
         "hamming_loss": float((found != wanted).mean()),
-    }
-
-
-def calibration(predictions: Values, references: Values, *, bins: int = 15) -> Scores:
-    """How far confidence is from accuracy (Guo et al. 2017, section 2).
-
-    An example's confidence is its highest probability. Confidences fall into `bins` bins of equal
-    width, closed on the right: ((m - 1) / bins, m / bins]. The expected error is the mean of
-    |accuracy - mean confidence| over the bins, weighted by their examples; the maximum is over the
-    bins that have any. Of equal probabilities the first class is the predicted one.
-
-    Args:
-      predictions: probabilities [examples, classes].
-      references: the right class of each, by number.
-
-    Raises:
-      UserError: rows that are no probabilities, classes that do not exist.
-      ConfigError: fewer than one bin.
-    """
-    if bins < 1:
-        raise ConfigError(f"calibration needs 1 bin or more, not {bins}")
-    # Empty input has no second dimension to speak of: it is refused by its length.
-    check_lengths(len(predictions), len(references))
-    p = number_array(predictions, "predictions", 2)
-    classes = number_array(references, "references")
-    if (p < 0).any() or not np.allclose(p.sum(1), 1, atol=1e-3):
-        raise UserError("predictions must be probabilities: not negative, with rows that sum to 1")
-    if not np.isin(classes, np.arange(p.shape[1])).all():
-        raise UserError(f"references must be classes from 0 to {p.shape[1] - 1}")
-    right = (p.argmax(1) == classes).astype(np.float64)
-    # Rows may sum to a little more than 1, in float32.
-    confidence = np.minimum(p.max(1), 1.0)
-    return {
-        **_gaps(confidence, right, bins),
-        "accuracy": float(right.mean()),
-        "confidence": float(confidence.mean()),
-    }
-
-
-def _gaps(confidence: Float[np.ndarray, "n"], right: Float[np.ndarray, "n"], bins: int) -> Scores:
-    edges = np.arange(bins + 1) / bins
-    index = np.searchsorted(edges, confidence, side="left") - 1
-    examples = np.bincount(index, minlength=bins)
-    sums = np.bincount(index, right - confidence, minlength=bins)
-    gaps = np.abs(sums[examples > 0] / examples[examples > 0])
-    return {
-        "expected_calibration_error": float(np.abs(sums).sum() / len(right)),
-        "maximum_calibration_error": float(gaps.max()),
     }
 
 

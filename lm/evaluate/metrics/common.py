@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,25 @@ def text_lists(values: list[Any], name: str) -> list[list[str]]:
         several = [value] if isinstance(value, str) else value
         lists.append(texts(as_list(several, f"{name}[{index}]"), f"{name}[{index}]"))
     return lists
+
+
+def compared_texts(predictions: Values, references: Values) -> tuple[list[str], list[list[str]]]:
+    """Texts, and the one or several that each is compared with.
+
+    Raises:
+      UserError: something else, or an example without a reference.
+    """
+    found, wanted = pairs(predictions, references)
+    lists = text_lists(wanted, "references")
+    for index, some in enumerate(lists):
+        if not some:
+            raise UserError(f"references[{index}]: there is no reference to compare with")
+    return texts(found, "predictions"), lists
+
+
+def ngrams(words: Sequence[Any], order: int) -> Counter[tuple[Any, ...]]:
+    """How often each stretch of `order` words occurs."""
+    return Counter(zip(*(words[start:] for start in range(order))))
 
 
 def ratio(numerator: float | int, denominator: float | int) -> float:

@@ -1,4 +1,5 @@
-"""Named entities from tags of words, as seqeval finds and counts them by default (conlleval)."""
+"""Tags of words: how many are right, and named entities as seqeval finds and counts them by default
+(conlleval)."""
 
 from __future__ import annotations
 
@@ -7,10 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int, Real
 
 from lm.errors import UserError
-from lm.evaluate.metrics.classification import Counts, averaged
-from lm.evaluate.metrics.common import Scores, Values, as_list, pairs, texts
+from lm.evaluate.metrics.classification import averaged, counts_of_sums
+from lm.evaluate.metrics.common import Scores, Values, as_list, pairs, ratio, texts
 
 _TAG = re.compile(r"O|([BIES])(?:-(.*))?", re.DOTALL)
 
@@ -25,24 +27,69 @@ def entities(predictions: Values, references: Values, *, average: str = "micro")
     Raises:
       UserError: not as many tags for a sentence as it has; a tag that is none.
     """
-    hits: Counter[str] = Counter()
-    predicted: Counter[str] = Counter()
-    actual: Counter[str] = Counter()
+    _, rows = entity_counts(predictions, references)
+    return entities_of_counts(rows.sum(axis=0), average=average)
+
+
+def entity_counts(
+    predictions: Values, references: Values
+) -> tuple[list[str], Int[np.ndarray, "n k"]]:
+    """The types of entities, sorted; and for each sentence how many of each type are right, then
+    those predicted, then those of the references. Sums over sentences make `entities`."""
+    each = []
     for index, (found, wanted) in enumerate(zip(*pairs(predictions, references))):
-        found = texts(as_list(found, f"predictions[{index}]"), f"predictions[{index}]")
-        wanted = texts(as_list(wanted, f"references[{index}]"), f"references[{index}]")
-        if len(found) != len(wanted):
-            raise UserError(
-                f"sentence {index} has {len(wanted)} tags in the references, and {len(found)} "
-                "predicted"
-            )
-        ours, theirs = set(spans(found)), set(spans(wanted))
-        hits.update(kind for kind, _, _ in ours & theirs)
-        predicted.update(kind for kind, _, _ in ours)
-        actual.update(kind for kind, _, _ in theirs)
-    kinds = sorted(predicted | actual)
-    columns = (np.array([c[kind] for kind in kinds], np.int64) for c in (hits, predicted, actual))
-    return {f"entity_{name}": value for name, value in averaged(Counts(*columns), average).items()}
+        ours, theirs = map(set, map(spans, _of_a_sentence(index, found, wanted)))
+        each.append(
+            [Counter(kind for kind, _, _ in some) for some in (ours & theirs, ours, theirs)]
+        )
+    kinds = sorted({kind for counters in each for counter in counters for kind in counter})
+    rows = [[counter[kind] for counter in counters for kind in kinds] for counters in each]
+    return kinds, np.array(rows, np.int64).reshape(len(each), 3 * len(kinds))
+
+
+def entities_of_counts(sums: Real[np.ndarray, "k"], *, average: str = "micro") -> Scores:
+    """`entities` of summed `entity_counts`."""
+    scores = averaged(counts_of_sums(sums), average)
+    return {f"entity_{name}": value for name, value in scores.items()}
+
+
+def word_accuracy(predictions: Values, references: Values) -> Scores:
+    """The share of words with the right tag.
+
+    Args:
+      predictions, references: a sequence of tags for each sentence.
+    """
+    return word_accuracy_of_counts(word_counts(predictions, references).sum(axis=0))
+
+
+def word_accuracy_of_counts(sums: Real[np.ndarray, "2"]) -> Scores:
+    """`word_accuracy` of summed `word_counts`."""
+    return {"word_accuracy": ratio(int(sums[0]), int(sums[1]))}
+
+
+def word_counts(predictions: Values, references: Values) -> Int[np.ndarray, "n 2"]:
+    """For each sentence the words with the right tag, and all of them."""
+    rows = []
+    for index, (found, wanted) in enumerate(zip(*pairs(predictions, references))):
+        ours, theirs = _of_a_sentence(index, found, wanted)
+        rows.append([sum(p == r for p, r in zip(ours, theirs)), len(theirs)])
+    return np.array(rows, np.int64)
+
+
+def _of_a_sentence(index: int, found: Values, wanted: Values) -> tuple[list[str], list[str]]:
+    """Its tags, as many predicted as there are."""
+    ours = texts(as_list(found, f"predictions[{index}]"), f"predictions[{index}]")
+    theirs = texts(as_list(wanted, f"references[{index}]"), f"references[{index}]")
+    if len(ours) != len(theirs):
+        raise UserError(
+            f"sentence {index} has {len(theirs)} tags in the references, and {len(ours)} predicted"
+        )
+    return ours, theirs
+
+
+def is_tag(tag: str) -> bool:
+    """Whether it is one that `spans` reads."""
+    return _TAG.fullmatch(tag) is not None
 
 
 def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:

@@ -11,7 +11,8 @@
     squad              text, gold answers                  exact match, F1 (v1.1)
     squad_v2           text or (text, score), gold answers or none      also with no answer (v2)
     squad_chinese      text, gold answers                  exact match, F1 (CMRC 2018)
-    bleu, bleu_tokenised, chrf, rouge   text, references
+    word_accuracy      tags of each sentence               share of words with the right one
+    bleu, bleu_tokenised, chrf, rouge, exact_match   text, references
     pass_at_k          programs of each problem, its tests pass@k, running them
 
 Only predictions and references vary; the rest is options: `metric("bleu", tokenize="zh")`.
@@ -25,9 +26,17 @@ from functools import partial
 from typing import Any
 
 from lm.errors import ConfigError, did_you_mean
-from lm.evaluate.metrics import answers, classification, code, correlation, text
+from lm.evaluate.metrics import (
+    answers,
+    calibration,
+    chrf,
+    classification,
+    code,
+    correlation,
+    entities,
+    text,
+)
 from lm.evaluate.metrics.common import Metric, Scores
-from lm.evaluate.metrics.entities import entities
 
 _METRICS: dict[str, Callable[..., Scores]] = {
     "accuracy": classification.accuracy,
@@ -37,18 +46,20 @@ _METRICS: dict[str, Callable[..., Scores]] = {
     "f1_weighted": partial(classification.f1, average="weighted"),
     "matthews": classification.matthews,
     "multilabel": classification.multilabel,
-    "calibration": classification.calibration,
+    "calibration": calibration.calibration,
     "pearson": correlation.pearson,
     "spearman": correlation.spearman,
     "mean_squared_error": correlation.mean_squared_error,
-    "entities": entities,
+    "entities": entities.entities,
+    "word_accuracy": entities.word_accuracy,
     "squad": answers.squad,
     "squad_v2": answers.squad_v2,
     "squad_chinese": answers.squad_chinese,
     "bleu": text.bleu,
     "bleu_tokenised": text.bleu_tokenised,
-    "chrf": text.chrf,
+    "chrf": chrf.chrf,
     "rouge": text.rouge,
+    "exact_match": text.exact_match,
     "pass_at_k": code.pass_at_k,
 }
 NAMES = tuple(_METRICS)

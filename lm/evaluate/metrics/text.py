@@ -1,7 +1,7 @@
-"""Metrics of generated text: BLEU and chrF (sacrebleu), BLEU of tokens, ROUGE (rouge-score).
+"""Metrics of generated text: BLEU (sacrebleu), BLEU of tokens, ROUGE (rouge-score), exact matches.
 
-References are one text for each prediction, or several. All but `bleu_tokenised` need the extra
-`eval`. BLEU and chrF are in per cent, ROUGE between 0 and 1.
+References are one text for each prediction, or several. `bleu` and `rouge` need the extra `eval`.
+BLEU is in per cent, ROUGE and matches between 0 and 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ import numpy as np
 from jaxtyping import Int, Real
 
 from lm.errors import ConfigError, UserError, did_you_mean
-from lm.evaluate.metrics.common import Scores, Values, optional, pairs, ratio, text_lists, texts
+from lm.evaluate.metrics.common import (
+    Scores,
+    Values,
+    compared_texts,
+    ngrams,
+    optional,
+    ratio,
+    text_lists,
+)
 
 _ORDERS = 4
 ROUGE_KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -37,8 +45,32 @@ def bleu(
       UserError: an example without a reference.
       ConfigError: sacrebleu is not installed, or has no such tokenizer.
     """
-    found, wanted = _texts(predictions, references)
-    result = _bleu(tokenize, lowercase).corpus_score(found, _streams(wanted))
+    found, wanted = compared_texts(predictions, references)
+    return _bleu_scores(_bleu(tokenize, lowercase).corpus_score(found, _streams(wanted)))
+
+
+def bleu_rows(
+    predictions: Values, references: Values, *, tokenize: str = "13a", lowercase: bool = False
+) -> Int[np.ndarray, "n 10"]:
+    """What each example adds to `bleu`, in the columns of `bleu_counts`."""
+    found, wanted = compared_texts(predictions, references)
+    metric = _bleu(tokenize, lowercase)
+    rows = []
+    for prediction, some in zip(found, wanted):
+        result = metric.corpus_score([prediction], _streams([some]))
+        rows.append([result.sys_len, result.ref_len, *result.counts, *result.totals])
+    return np.array(rows, np.int64)
+
+
+def bleu_of_rows(counts: Real[np.ndarray, "10"]) -> Scores:
+    """`bleu` of summed `bleu_rows`: sacrebleu's smoothing."""
+    length, wanted, *ngrams = map(int, counts.tolist())
+    kind = optional("sacrebleu", "sacrebleu").BLEU
+    right, predicted = ngrams[:_ORDERS], ngrams[_ORDERS:]
+    return _bleu_scores(kind.compute_bleu(right, predicted, length, wanted, smooth_method="exp"))
+
+
+def _bleu_scores(result: Any) -> Scores:
     return {
         "bleu": float(result.score),
         "brevity_penalty": float(result.bp),
@@ -52,21 +84,6 @@ def bleu_signature(references: Values, *, tokenize: str = "13a", lowercase: bool
     metric = _bleu(tokenize, lowercase)
     metric.corpus_score([""] * len(wanted), _streams(wanted))
     return str(metric.get_signature())
-
-
-def chrf(
-    predictions: Values, references: Values, *, word_order: int = 0, lowercase: bool = False
-) -> Scores:
-    """Corpus chrF (Popović 2015) of plain text: F2 of characters' n-grams up to 6, as sacrebleu's.
-
-    Args:
-      word_order: words' n-grams as well; 2 is chrF++.
-    """
-    if word_order < 0:
-        raise ConfigError(f"word_order must be 0 or more, not {word_order}")
-    found, wanted = _texts(predictions, references)
-    metric = optional("sacrebleu", "sacrebleu").CHRF(word_order=word_order, lowercase=lowercase)
-    return {"chrf": float(metric.corpus_score(found, _streams(wanted)).score)}
 
 
 def _bleu(tokenize: str, lowercase: bool) -> Any:
@@ -100,7 +117,7 @@ def bleu_tokenised(
       split_compounds: split tokens at their hyphens first ("##AT##-##AT##"), as Vaswani et al.
         (2017) did for English-German.
     """
-    found, wanted = _texts(predictions, references)
+    found, wanted = compared_texts(predictions, references)
     rows = [bleu_counts(p, some, split_compounds) for p, some in zip(found, wanted)]
     return bleu_of_counts(np.sum(rows, axis=0))
 
@@ -116,10 +133,10 @@ def bleu_counts(
     length = min((len(o) for o in others), key=lambda n: (abs(n - len(words)), n))
     right, predicted = [], []
     for order in range(1, _ORDERS + 1):
-        most: Counter[tuple[bytes, ...]] = Counter()
+        most: Counter[tuple[Any, ...]] = Counter()
         for other in others:
-            most |= _ngrams(other, order)
-        ours = _ngrams(words, order)
+            most |= ngrams(other, order)
+        ours = ngrams(words, order)
         right.append((ours & most).total())
         predicted.append(ours.total())
     return np.array([len(words), length, *right, *predicted], np.int64)
@@ -146,10 +163,6 @@ def _words(text: str, split_compounds: bool) -> list[bytes]:
     if split_compounds:
         text = re.sub(r"(\S)-(\S)", r"\1 ##AT##-##AT## \2", text)
     return text.encode("utf-8", "surrogatepass").split()
-
-
-def _ngrams(words: list[bytes], order: int) -> Counter[tuple[bytes, ...]]:
-    return Counter(zip(*(words[start:] for start in range(order))))
 
 
 # ------------------------------------------------------------------------------------------ ROUGE
@@ -184,7 +197,7 @@ def rouge(
         raise ConfigError(f"tokenizer must be 'words' or 'characters', not {tokenizer!r}")
     if stemmer and tokenizer == "characters":
         raise ConfigError("characters have no stems: stemmer goes with tokenizer='words'")
-    found, wanted = _texts(predictions, references)
+    found, wanted = compared_texts(predictions, references)
     if tokenizer == "words":
         _check_words(wanted)
     scorer = optional("rouge_score.rouge_scorer", "rouge-score").RougeScorer(
@@ -217,13 +230,11 @@ def _check_words(references: list[list[str]]) -> None:
                 )
 
 
-# ------------------------------------------------------------------------------------------- both
+# -------------------------------------------------------------------------------------------- all
 
 
-def _texts(predictions: Values, references: Values) -> tuple[list[str], list[list[str]]]:
-    found, wanted = pairs(predictions, references)
-    lists = text_lists(wanted, "references")
-    for index, some in enumerate(lists):
-        if not some:
-            raise UserError(f"references[{index}]: there is no reference to compare with")
-    return texts(found, "predictions"), lists
+def exact_match(predictions: Values, references: Values) -> Scores:
+    """The share of predictions that are a reference, but for white space at their ends."""
+    found, wanted = compared_texts(predictions, references)
+    right = [p.strip() in {r.strip() for r in some} for p, some in zip(found, wanted)]
+    return {"exact_match": float(np.mean(right))}

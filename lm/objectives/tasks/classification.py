@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,24 +84,10 @@ class ClassificationObjective:
     ) -> ExampleMaker:
         """See `SequenceRows`."""
         self._labels.check_all(training, self._names)
-        weights = self.config.class_weights
-        if weights == "balanced":
-            weights = self._balanced(training)
-        if self.config.multi_label:
-            weights = None
+        weights = None
+        if not self.config.multi_label:
+            weights = self._labels.weights(self.config.class_weights, training, self._names)
         return SequenceRows(self, tokenizer, _layout(self, tokenizer, data), weights)
-
-    def _balanced(self, training: Sequence[Example]) -> tuple[float, ...]:
-        counts = Counter(name for example in training for name in self._names(example))
-        names = self.config.labels
-        missing = [name for name in names if training and not counts[name]]
-        if missing:
-            raise UserError(
-                'class_weights="balanced": no training example has the label '
-                f"{', '.join(map(repr, missing))}"
-            )
-        total = sum(counts.values())
-        return tuple(total / (len(names) * counts[name]) if training else 1.0 for name in names)
 
     def _names(self, example: Example) -> list[str]:
         """The labels of an example, as spelled in the data."""

@@ -44,6 +44,8 @@ class Chat:
         self._split = re.compile(f"({'|'.join(spellings)})") if spellings else None
         self._begin = [vocabulary.require("bos", "data.add_bos")] if data.add_bos else []
         self._end = [vocabulary.require("eos", "data.add_eos")] if data.add_eos else []
+        self.after = self._marker(template.after)
+        """What stands after every content."""
 
     def _marker(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -62,7 +64,7 @@ class Chat:
             between = self._marker(self._template.between) if number else []
             before = between + self._before(message["role"])
             content = self._tokenizer.encode(message["content"])
-            content += self._marker(self._template.after) + (self._end if answers else [])
+            content += self.after + (self._end if answers else [])
             ids += before + content
             learned += [False] * len(before) + [answers] * len(content)
         return ids, learned

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -15,36 +16,52 @@ from lm.data.examples_read import Example
 from lm.data.rows import stack
 from lm.data.validation import padding_like
 from lm.objectives.base import TaskObjective
-from lm.types import Features, Params
+from lm.types import Batch, Features, Params
 
 
 def predictions(
     objective: TaskObjective,
     params: Params,
-    maker: ExampleMaker,
-    examples: Sequence[Example],
+    maker: ExampleMaker | Callable[..., Encoded],
+    examples: Iterable[Example],
     *,
     batch_size: int,
 ) -> Iterator[tuple[Encoded, dict[str, Any]]]:
     """What became of every example (`Encoded.left_out`: tokens that were cut), and its answer, in
-    order. On the default device.
+    order; examples are asked for as they are needed. On the default device. A batch that is not
+    full has a power of two of rows, to compile rarely.
 
     Raises:
       UserError: an example that lacks something, as `ExampleMaker` says.
     """
-    encoded = [maker(example, labelled=False) for example in examples]
-    rows = (row for found in encoded for row in found.rows)
-    predict = jax.jit(partial(objective.predict, params))
-    values = _by_row(predict, rows, batch_size)
-    for example, found in zip(examples, encoded, strict=True):
-        own = list(islice(values, len(found.rows)))
-        yield found, objective.answer(example, found, stack(own))
+    waiting: deque[tuple[Example, Encoded]] = deque()
+
+    def rows() -> Iterator[Features]:
+        for example in examples:
+            waiting.append((example, maker(example, labelled=False)))
+            yield from waiting[-1][1].rows
+
+    own: list[Features] = []
+    for values in _by_row(partial(_predict, objective, params), rows(), batch_size):
+        own.append(values)
+        example, encoded = waiting[0]
+        if len(own) == len(encoded.rows):
+            yield encoded, objective.answer(example, encoded, stack(own))
+            waiting.popleft()
+            own = []
+
+
+# Not a program for each call: whoever asks again and again has it compiled.
+@partial(jax.jit, static_argnums=0)
+def _predict(objective: TaskObjective, params: Params, batch: Batch) -> dict[str, jax.Array]:
+    return objective.predict(params, batch)
 
 
 def _by_row(predict: Any, rows: Iterator[Features], batch_size: int) -> Iterator[Features]:
-    """What is predicted of each row; the last batch is filled up with padding."""
+    """What is predicted of each row; a batch is filled up with padding."""
     while group := list(islice(rows, batch_size)):
-        padding = [padding_like(group[0])] * (batch_size - len(group))
+        size = min(batch_size, 1 << (len(group) - 1).bit_length())
+        padding = [padding_like(group[0])] * (size - len(group))
         found = {name: np.asarray(x) for name, x in predict(stack([*group, *padding])).items()}
         for index in range(len(group)):
             yield {name: values[index] for name, values in found.items()}

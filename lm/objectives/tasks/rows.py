@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lm.config import DataConfig, ModelConfig
+from lm.config import ClassWeights, DataConfig, ModelConfig
 from lm.data.corruption.seq2seq import shared_room
 from lm.data.examples_read import Example
 from lm.data.tokenizer import Tokenizer
@@ -196,6 +197,30 @@ class Labels:
                 f"{first[1]}: the label {first[0]!r} is not in objective.labels "
                 f"({', '.join(map(repr, self.names))}); the training data has {shown}"
             )
+
+    def weights(
+        self,
+        given: ClassWeights,
+        training: Sequence[Example],
+        names: Callable[[Example], Sequence[str]],
+    ) -> tuple[float, ...] | None:
+        """What `class_weights` of a config are: "balanced" ones by how often each of the labels is
+        among the `names` of the training examples (without any, 1).
+
+        Raises:
+          UserError: "balanced", and a label that no training example has.
+        """
+        if given != "balanced":
+            return given
+        counts = Counter(name for example in training for name in names(example))
+        missing = [name for name in self.names if training and not counts[name]]
+        if missing:
+            raise UserError(
+                'class_weights="balanced": no training example has the label '
+                f"{', '.join(map(repr, missing))}"
+            )
+        total, number = sum(counts.values()), len(self.names)
+        return tuple(total / (number * counts[name]) if training else 1.0 for name in self.names)
 
 
 def spelled(value: Any) -> str:

@@ -27,12 +27,19 @@ class WordRows:
     """A `lm.data.examples.ExampleMaker`: a sentence a row.
 
     Features besides those of `Layout.row`: labels int32 [T], weights float32 [T], 1 at the first
-    token of every word. `Encoded.notes` is where in the row each word begins, int [words]; -1 for
-    words that were cut off.
+    token of every word, and class_weights float32 [T] where the config has some. `Encoded.notes` is
+    where in the row each word begins, int [words]; -1 for words that were cut off.
     """
 
-    def __init__(self, tokenizer: Tokenizer, layout: Layout, labels: Labels) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        layout: Layout,
+        labels: Labels,
+        class_weights: Sequence[float] | None,
+    ) -> None:
         self._tokenizer, self._layout, self._labels = tokenizer, layout, labels
+        self._class_weights = class_weights
 
     @property
     def room(self) -> str:
@@ -52,7 +59,10 @@ class WordRows:
             numbers = np.array([self._labels.number(tag, example.place) for tag in tags])
             labels[places[there]] = numbers[there]
             weights[places[there]] = 1
-        return Encoded([row | {"labels": labels, "weights": weights}], left_out, notes=places)
+        row |= {"labels": labels, "weights": weights}
+        if self._class_weights is not None:
+            row["class_weights"] = np.array(self._class_weights, np.float32)[labels]
+        return Encoded([row], left_out, notes=places)
 
     def _first_tokens(self, words: list[str], place: str) -> tuple[list[int], Tokens]:
         """The sentence's tokens, and the first one of every word: that with the word's first
@@ -93,6 +103,8 @@ class TokenClassificationObjective:
     """Cross-entropy of every word's tag. A batch is what `WordRows` make, [B, T]. Terms:
 
         loss            as above, in nats a word
+        weighted_loss   while training, in the place of "loss" (which stays as a metric), where the
+                        config has class weights: their weighted mean
         accuracy        metric: the likeliest tag is right
         actual, found, hit   metrics, where `config.outside` is set: shares of the words: those with
                         another tag than that, those said to have one, and those rightly
@@ -109,8 +121,14 @@ class TokenClassificationObjective:
         self, tokenizer: Tokenizer, data: DataConfig, training: Sequence[Example] = ()
     ) -> ExampleMaker:
         """See `WordRows`."""
-        self._labels.check_all(training, lambda example: list_of(example, "tags"))
-        return WordRows(tokenizer, layout_of(tokenizer, self.model.config, data), self._labels)
+
+        def names(example: Example) -> list[str]:
+            return [spelled(tag) for tag in list_of(example, "tags")]
+
+        self._labels.check_all(training, names)
+        weights = self._labels.weights(self.config.class_weights, training, names)
+        layout = layout_of(tokenizer, self.model.config, data)
+        return WordRows(tokenizer, layout, self._labels, weights)
 
     def init(self, rng: Key, batch: Batch) -> Params:
         """Initial parameters, with their logical axis names."""
@@ -135,7 +153,11 @@ class TokenClassificationObjective:
         def mean(values: jax.Array, coefficient: float = 0.0) -> Term:
             return Term(jnp.sum(values * weights), weight, coefficient)
 
-        terms = {"loss": mean(losses, 1.0), "accuracy": mean(found == labels)}
+        weighted = train and "class_weights" in batch
+        terms = {"loss": mean(losses, 0.0 if weighted else 1.0), "accuracy": mean(found == labels)}
+        if weighted:
+            own = weights * batch["class_weights"]
+            terms["weighted_loss"] = Term(jnp.sum(losses * own), jnp.sum(own), 1.0)
         if self.config.outside is not None:
             outside = self.config.labels.index(self.config.outside)
             actual, said = labels != outside, found != outside

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.errors import ConfigError, UserError
+from lm.evaluate.metrics.calibration import calibration
 from lm.evaluate.metrics.classification import (
     accuracy,
-    calibration,
     confusion_matrix,
     f1,
     matthews,

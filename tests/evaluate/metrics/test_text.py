@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from lm.errors import ConfigError, UserError
 from lm.evaluate.metrics.bootstrap import statistic_interval
+from lm.evaluate.metrics.chrf import chrf
 from lm.evaluate.metrics.text import (
     bleu,
     bleu_counts,
     bleu_of_counts,
     bleu_signature,
     bleu_tokenised,
-    chrf,
+    exact_match,
     rouge,
 )
 
@@ -111,6 +112,26 @@ def test_bleu_and_chrf_as_sacrebleu() -> None:
     assert signature.startswith("nrefs:2|case:mixed|eff:no|tok:zh|smooth:exp|version:")
 
 
+@quick
+@given(CORPORA, st.integers(0, 2), st.booleans())
+def test_chrf_of_any_corpus_as_sacrebleu(
+    corpus: list[tuple[str, list[str]]], order: int, lowercase: bool
+) -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    predictions, references = map(list, zip(*corpus))
+    most = max(map(len, references))
+    streams = [[some[i] if i < len(some) else None for some in references] for i in range(most)]
+    theirs = sacrebleu.CHRF(word_order=order, lowercase=lowercase)
+    expected = theirs.corpus_score(predictions, streams).score
+    found = chrf(predictions, references, word_order=order, lowercase=lowercase)
+    assert found["chrf"] == pytest.approx(expected)
+
+
+def test_exact_matches() -> None:
+    found = exact_match(["a b ", "x", "C"], ["a b", ["y", " x"], "c"])
+    assert found == {"exact_match": pytest.approx(2 / 3)}
+
+
 def test_rouge_as_rouge_score() -> None:
     scorer = pytest.importorskip("rouge_score.rouge_scorer")
     predictions = ["the cats sat\non the mat", "Nothing at all"]
@@ -146,10 +167,11 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".")[0])
 
     monkeypatch.setattr(common.importlib, "import_module", absent)
-    for metric, package in ((bleu, "sacrebleu"), (chrf, "sacrebleu"), (rouge, "rouge-score")):
+    for metric, package in ((bleu, "sacrebleu"), (rouge, "rouge-score")):
         with pytest.raises(ConfigError, match=rf"{package}.*pip install 'lm\[eval\]'"):
             metric(["x"], ["x"])
     assert bleu_tokenised(["a b c d"], ["a b c d"])["bleu_tokenised"] == 100
+    assert chrf(["abcdef"], ["abcdef"])["chrf"] == 100
 
 
 def test_what_cannot_be_measured() -> None:

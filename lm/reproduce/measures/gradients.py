@@ -1,0 +1,121 @@
+"""The gradient of a model that has not been trained yet, layer norms before or after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lm.config.checks import at_least, check
+from lm.reproduce.measures.base import Found, Inputs, MeasureBase
+
+_VOCABULARY, _HEADS = 512, 4
+
+
+@dataclass(frozen=True)
+class NormPlacement(MeasureBase):
+    """The norm of the gradient of the last layer's second feed-forward matrix at Xavier's
+    initialisation, for decoders of several `depths`, with norms before ("pre") and after ("post")
+    each sub-layer (Xiong et al. 2020, section 3.3). Text is uniform noise: what matters at the
+    beginning is the scale alone.
+
+    post_spread   largest over smallest of the depths' mean norms
+    pre_slope     of log norm over log depth, by least squares
+    """
+
+    depths: tuple[int, ...] = (6, 8, 10, 12, 14)
+    seeds: tuple[int, ...] = tuple(range(10))
+    width: int = 128
+    length: int = 32
+    rows: int = 8
+    kind: Literal["norm_placement"] = "norm_placement"
+
+    def __post_init__(self) -> None:
+        check(len(self.depths) > 1, "a slope over depth needs two depths")
+        check(len(self.seeds) > 0, "seeds names none")
+        at_least(self, 1, "width", "length", "rows")
+        check(self.width % _HEADS == 0, f"width must be a multiple of {_HEADS}")
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        return ("post_spread", "pre_slope")
+
+    def measure(self, inputs: Inputs) -> Found:
+        pre = np.array([self._norms("pre", depth) for depth in self.depths])
+        post = np.array([self._norms("post", depth) for depth in self.depths])
+        logs = np.log(self.depths)
+        # By seed: each is one draw of all depths.
+        spread = (post.max(axis=0) / post.min(axis=0)).tolist()
+        slope = np.polyfit(logs, np.log(pre), 1)[0].tolist()
+        details = {
+            "depths": list(self.depths),
+            "norms": {"pre": pre.tolist(), "post": post.tolist()},
+        }
+        return Found({"post_spread": spread, "pre_slope": slope}, details)
+
+    def _norms(self, placement: Literal["pre", "post"], depth: int) -> list[float]:
+        """One norm a seed."""
+        import jax
+        import jax.numpy as jnp
+
+        from lm.config import Learned, ModelConfig, NormConfig
+        from lm.model import build_model
+
+        model: Any = build_model(
+            ModelConfig(
+                vocab_size=_VOCABULARY,
+                num_layers=depth,
+                d_model=self.width,
+                num_heads=_HEADS,
+                d_ff=4 * self.width,
+                position=Learned(max_length=self.length),
+                activation="relu",
+                norm=NormConfig(placement=placement),
+                tie_embeddings=False,
+            )
+        )
+
+        def loss(params: Any, tokens: Any) -> Any:
+            logits, _ = model.apply({"params": params}, tokens)
+            chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)
+            return -jnp.mean(jnp.roll(chosen, 1, axis=1))
+
+        shape = (self.rows, self.length)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape, jnp.int32))
+
+        @jax.jit
+        def norm_of(key: Any) -> Any:
+            first, second = jax.random.split(key)
+            tokens = jax.random.randint(first, shape, 0, _VOCABULARY)
+            gradient = jax.grad(loss)(xavier(shapes["params"], second), tokens)
+            return jnp.linalg.norm(last_matrix(gradient, depth))
+
+        return [float(norm_of(jax.random.key(seed))) for seed in self.seeds]
+
+
+def xavier(shapes: Any, key: Any) -> Any:
+    """Parameters of these shapes: every matrix drawn by Glorot & Bengio's (2010) normal, no bias,
+    and norms that scale by one."""
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+
+    leaves, tree = jax.tree_util.tree_flatten_with_path(nn.unbox(shapes))
+    drawn = []
+    for number, (path, leaf) in enumerate(leaves):
+        names = [getattr(entry, "key", None) for entry in path]
+        if leaf.ndim < 2 or names[-1] == "bias":
+            drawn.append(jnp.full(leaf.shape, float(names[-1] == "scale"), leaf.dtype))
+            continue
+        # Attention's have an axis for the heads: of the inputs in the projection out of it.
+        inputs = leaf.size // leaf.shape[-1] if "output" in names else leaf.shape[0]
+        fans = inputs + leaf.size // inputs
+        own = jax.random.fold_in(key, number)
+        drawn.append(jnp.sqrt(2.0 / fans) * jax.random.normal(own, leaf.shape, leaf.dtype))
+    return jax.tree_util.tree_unflatten(tree, drawn)
+
+
+def last_matrix(params: Any, depth: int) -> Any:
+    """The second matrix of the last layer's feed-forward."""
+    return params[f"layer_{depth - 1}"]["mlp"]["down"]["kernel"]
