@@ -17,7 +17,7 @@ from experiments.gpt2.model import model as gpt2
 SIZE = {"num_layers": 1, "d_model": 128, "num_heads": 4, "d_ff": 256}
 VOCABULARY = 8192
 # From scratch there is nothing but a few thousand examples: most of what is learned are words, so
-# they are dropped often, and a sequence is the mean over its tokens.
+# they are dropped often, and an encoder takes the mean over a sequence's tokens.
 DROPOUT = {"embedding": 0.4, "attention": 0.1, "residual": 0.2, "head": 0.2}
 MEAN = {"token": "mean", "dense": False, "activation": "none"}
 
@@ -42,10 +42,10 @@ def encoder(length: int) -> dict[str, Any]:
 
 
 def decoder(length: int) -> dict[str, Any]:
-    """GPT-2's switches, likewise."""
+    """GPT-2's switches, likewise; it reads the last token."""
     model = common.resized(gpt2("124m"), **SIZE)
     position = {"kind": "learned", "max_length": length}
-    return {**model, "position": position, "dropout": DROPOUT, "pooler": MEAN}
+    return {**model, "position": position, "dropout": {**DROPOUT, "head": 0.0}}
 
 
 MODELS = {"encoder": encoder, "decoder": decoder}

@@ -28,22 +28,22 @@ from lm.host import restart_with_malloc
 # In the order a newcomer needs them.
 COMMANDS = (
     "train",
+    "repeat",
     "sweep",
+    "evaluate",
     "predict",
     "generate",
-    "serve",
-    "evaluate",
     "score",
     "embed",
     "plot",
     "report",
+    "reproduce",
     "inspect",
-    "tokenizer",
+    "average",
     "convert",
     "export",
-    "average",
-    "repeat",
-    "reproduce",
+    "serve",
+    "tokenizer",
     "bench",
 )
 # Those that spend their time in XLA; `bench` starts processes, with an environment for each.

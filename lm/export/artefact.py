@@ -22,7 +22,7 @@ from lm.convert.tokenizer_export import library_of
 from lm.data.tokenizer import Tokenizer, load_tokenizer
 from lm.data.tokenizers.base import TokenizerBase
 from lm.errors import ConfigError
-from lm.export.programs import Program, embedding, exported, generation, reading
+from lm.export.programs import Program, Use, embedding, exported, generation, reading
 from lm.export.readme import readme, requirements
 from lm.generate.prompts import start_token
 from lm.generate.text import around_source
@@ -53,15 +53,6 @@ class Artefact(NamedTuple):
     num_bytes: int
     platforms: tuple[str, ...]
     files: tuple[str, ...]
-
-
-class Use(NamedTuple):
-    """What a model is used for: `kind`, its program, and how texts become the program's arrays
-    (all that `run.py` has to know)."""
-
-    kind: str
-    program: Program
-    how: dict[str, Any]
 
 
 def export_jax(

@@ -35,6 +35,15 @@ class Program(NamedTuple):
     limits: tuple[str, ...] = ()
 
 
+class Use(NamedTuple):
+    """What a model is used for: `kind`, its program, and how texts become the program's arrays
+    (all that `run.py` has to know)."""
+
+    kind: str
+    program: Program
+    how: dict[str, Any]
+
+
 def exported(program: Program, params: Params, platforms: tuple[str, ...]) -> bytes:
     """The program as StableHLO for all these platforms, serialised by `jax.export`; `params` are
     shapes and dtypes."""

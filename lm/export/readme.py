@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import jax
 
-if TYPE_CHECKING:
-    from lm.export.artefact import Use
+from lm.export.programs import Use
 
 _EXAMPLES = {
     "generate": 'python run.py --text="Once upon a time" --max_new_tokens=40',

@@ -21,10 +21,10 @@ from typing import Any
 import lm
 from lm.config import Config, from_dict, to_dict
 from lm.errors import ConfigError, UserError
+from lm.reproduce.cell import INDIFFERENT, Cell
 from lm.reproduce.claims import SCALES, Claim, Paper, Runs, Scale
 from lm.reproduce.judge import Judgement, judge
 from lm.reproduce.measures.base import Found, MeasureBase, digest_of
-from lm.reproduce.sweep import INDIFFERENT, Cell
 
 FORMAT = 1
 JSON, PAGE = "report.json", "report.html"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import ConfigError, did_you_mean
-from lm.reproduce.sweep import Cell, CellResult
+from lm.reproduce.cell import Cell, CellResult
 from lm.reproduce.sweep_results import TRAIN
 from lm.reproduce.sweep_table import aligned
 from lm.train.experiment import load_config

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lm.config import differences, to_dict
 from lm.errors import ConfigError, UserError, did_you_mean
 from lm.reproduce.canvas import decimated
+from lm.reproduce.cell import Cell, CellResult
 from lm.reproduce.claims import SCALES, Paper, Scale, load_paper
 from lm.reproduce.measures import Inputs, Measure
 from lm.reproduce.page import paper_page
@@ -30,7 +31,7 @@ from lm.reproduce.record import (
     same_run,
     write_record,
 )
-from lm.reproduce.sweep import Cell, CellResult, run_sweep
+from lm.reproduce.sweep import run_sweep
 
 # Beside a paper's claims: small, and committed with them.
 REPORT = "report"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import EXIT_PREEMPTED, EXIT_USAGE, ConfigError, UserError
-from lm.reproduce.sweep import Cell
+from lm.reproduce.cell import Cell
 from lm.train.workdir import locked, read_json, write_json
 
 RECORD, LOG = "cell.json", "log.txt"

@@ -17,7 +17,7 @@ from typing import Any
 
 from lm.config import apply_override
 from lm.errors import ConfigError
-from lm.reproduce.sweep import Cell, check_cells
+from lm.reproduce.cell import Cell, check_cells
 from lm.train.experiment import experiment_module, experiment_values
 
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from lm import config as configs
 from lm.errors import UserError
-from lm.reproduce.sweep import CellResult, Status
+from lm.reproduce.cell import CellResult, Status
 from lm.reproduce.sweep_cell import ENDS, Job, note, read_record
 from lm.train.metrics import read_jsonl
 from lm.train.workdir import CONFIG, METRICS, read_json, write_json

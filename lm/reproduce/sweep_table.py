@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm.reproduce.sweep import CellResult
+from lm.reproduce.cell import CellResult
 from lm.reproduce.sweep_cell import LOG, Job, end_of, log_tail, read_record
 from lm.reproduce.sweep_results import TRAIN, Group, groups_of
 from lm.train.workdir import METRICS

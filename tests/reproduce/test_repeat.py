@@ -11,8 +11,8 @@ from scipy import stats
 
 from lm.cli.main import main
 from lm.errors import ConfigError
+from lm.reproduce.cell import Cell, CellResult, check_cells
 from lm.reproduce.repeat import cells, spread, spread_table, spreads
-from lm.reproduce.sweep import Cell, CellResult, check_cells
 
 SMOKE = "experiments/tasks/sst2.py:smoke"
 

@@ -13,7 +13,7 @@ import pytest
 
 from lm.cli.main import main
 from lm.reproduce import run as reproduce_run
-from lm.reproduce.sweep import Cell, CellResult
+from lm.reproduce.cell import Cell, CellResult
 from lm.train.workdir import write_config, write_json
 
 SMOKE = "experiments/quickstart.py:smoke"

@@ -19,8 +19,9 @@ from lm.cli.configs import extract_overrides, load_config
 from lm.cli.main import main
 from lm.errors import ConfigError, UserError
 from lm.reproduce import sweep_cell
+from lm.reproduce.cell import Cell, CellResult, check_cells
 from lm.reproduce.engines import build_engine
-from lm.reproduce.sweep import Cell, CellResult, check_cells, run_sweep
+from lm.reproduce.sweep import run_sweep
 from lm.reproduce.sweep_cell import Job, Running, prepare, read_record
 from lm.reproduce.sweep_file import cells_of_file
 from lm.reproduce.sweep_results import groups_of, metrics_of

@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 from lm.config.checks import at_least, check
 from lm.errors import ConfigError, UserError
+from lm.reproduce.cell import FELL_BEHIND
 from lm.reproduce.engines.local import SHARED
-from lm.reproduce.sweep import FELL_BEHIND
 from lm.reproduce.sweep_cell import ENDS, Job, Running, note, read_record
 from lm.reproduce.sweep_results import Evaluations
 from lm.train.preemption import StopRequest
