@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Their baseline, with the deviation over ten fine-tunings that they give for it.
+# Their baseline, with the deviation over ten runs that they give for it.
 SCORES = {
     "GLUE": (83.28, 0.24, "average score"),
     "CNNDM": (19.24, 0.07, "ROUGE-2-F"),

@@ -60,7 +60,7 @@ def config(*, steps: int, rows: int, warmup: int) -> ConfigDict:
                 "clip_norm": 25.0,
             },
             "evaluation": {"every": {"epochs": 1}},
-            "checkpoint": {"every": {"epochs": 1}, "keep_last": 10},
+            "checkpoint": {"every": {"epochs": 1}, "keep_last": 14},
         }
     )
 

@@ -166,7 +166,10 @@ class Answers:
         if not options.get("do_sample", sampling.get("temperature", 0) > 0):
             sampling = {"temperature": 0.0}
         if self._limit is not None:
-            count = min(count, self._limit - 1)
+            # A prompt keeps half of the positions at least.
+            if count > self._limit // 2:
+                count = self._limit // 2
+                self._report(f"note: answers end after {count} tokens: half of the positions")
             prompts = [self._shortened(prompt, self._limit - count) for prompt in prompts]
         done = generate_text(
             self._run.model, self._params, self._run.tokenizer, prompts,

@@ -26,6 +26,7 @@ from lm.errors import ConfigError, did_you_mean
 from lm.evaluate.metrics.answers import mixed_tokens
 from lm.evaluate.metrics.entities import is_tag
 from lm.evaluate.metrics.registry import metric
+from lm.evaluate.metrics.text import has_no_words
 
 Answer = Mapping[str, Any]
 # `--metrics` that measures no answers.
@@ -120,6 +121,9 @@ def check(config: Config, chosen: Sequence[Chosen]) -> None:
                 ": take f1_macro, f1_micro or f1_weighted"
             )
         _check_options(one)
+        if kind in ("sequence_to_sequence", "instruction"):
+            # A package that is missing, or a value that is none, before hours of writing texts.
+            metric(one.name, **one.options)(["a"], ["a"])
 
 
 def _check_options(chosen: Chosen) -> None:
@@ -156,7 +160,10 @@ def default(config: Config, truths: Sequence[Answer]) -> tuple[list[Chosen], lis
 
 def _of_texts(config: Config, truths: Sequence[Answer]) -> tuple[list[Chosen], list[str]]:
     chinese = _chinese(truths, "texts")
-    rouge = Chosen("rouge", {"tokenizer": "characters"} if chinese else {})
+    # Of words it refuses a text in another script.
+    others = any(has_no_words(text) for truth in truths for text in truth["texts"])
+    by_character = {"tokenizer": "characters"} if chinese or others else {}
+    rouge = Chosen("rouge", by_character)
     if kind_of(config) == "instruction":
         wanted = [Chosen("exact_match"), rouge]
     else:

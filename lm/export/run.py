@@ -364,6 +364,8 @@ def main() -> int:
     }
     try:
         model = Artefact(Path(__file__).resolve().parent)
+        if given["text_pair"] is not None and model.kind not in ("classify", "regress"):
+            raise NotPossibleError("--text_pair is for a model that classifies pairs of texts")
         options = {name: given[name] for name in names.get(model.kind, ())}
         whole = text if given["text_pair"] is None else (text, given["text_pair"])
         [answer] = model([whole], **options)

@@ -96,7 +96,7 @@ class InputFiles:
         name = "standard input"
         form = self._format or ("lines" if single(self._forms) else "jsonl")
         try:
-            text = sys.stdin.buffer.read().decode("utf-8")
+            text = sys.stdin.buffer.read().decode("utf-8").removeprefix("\ufeff")
         except UnicodeDecodeError as error:
             raise UserError(f"{name} is not UTF-8 text: {error}") from error
         if not text:
@@ -105,7 +105,10 @@ class InputFiles:
         if form == "lines":
             return list(self._lines(((n, line.removesuffix("\r")) for n, line in lines), name))
         if form == "jsonl":
-            return list(self._objects(lines, name))
+            examples = list(self._objects(lines, name))
+            if not examples:
+                raise UserError(f"{name} is empty: give at least one example")
+            return examples
         raise ConfigError(f"{name} is lines of text or of JSON; for --format={form} name a file")
 
     def _format_of(self, path: Path) -> Format:

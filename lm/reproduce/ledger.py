@@ -72,6 +72,7 @@ def _row(claim: Mapping[str, Any]) -> list[str]:
     count = len(claim["values"])
     values = f"{ours(claim)}{f' ({count} seeds)' if count > 1 else ''}"
     verdict = claim["verdict"]
+    commit = claim.get("commit") or "–"
     return [
         f"**{claim['id']}** {claim['sentence']} ({claim['where']}){proxy}",
         f"{number(claim['published'])} {claim['unit']}".strip(),
@@ -82,7 +83,8 @@ def _row(claim: Mapping[str, Any]) -> list[str]:
         claim.get("date", "–"),
         duration(claim.get("seconds")),
         claim.get("hardware", "–"),
-        (claim.get("commit") or "–")[:10],
+        # What was changed since that commit is no part of it.
+        commit[:10] + ("+changes" if commit.endswith("+changes") else ""),
     ]
 
 

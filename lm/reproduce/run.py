@@ -109,7 +109,10 @@ def write_report(
     claims = judge_all(paper, seen, scale)
     write_record(output, {**record, "claims": claims})
     page = paper_page(folder, paper, {**seen, "claims": claims})
-    (output / PAGE).write_text(page, encoding="utf-8")
+    try:
+        (output / PAGE).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"could not write {output / PAGE}: {error.strerror}") from None
     return claims
 
 

@@ -194,8 +194,11 @@ class ChatAnswer(Answer):
     def _ends(self) -> tuple[frozenset[int], tuple[str, ...]]:
         assert self._service.chat is not None
         after = self._service.chat.after
-        if len(after) == 1:
-            return frozenset(after), ()
+        # No content has a special token, and decoding leaves it out: the marker's text would be
+        # what stands around it, such as a newline.
+        special = [token for token in after if token in self._service.chat.special]
+        if special or len(after) == 1:
+            return frozenset(special[:1] or after), ()
         text = self._service.tokenizer.decode(after)
         return frozenset(), (text,) if text else ()
 

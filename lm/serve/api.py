@@ -152,7 +152,8 @@ def _shared(given: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     stream = typed(given, "stream", bool, "true or false", False)
     for name in options:
         if name != "include_usage":
-            raise ApiError(400, f"unknown parameter stream_options.{name}", param="stream_options")
+            message = f"unknown parameter stream_options.{ascii(name)[1:-1]}"
+            raise ApiError(400, message, param="stream_options")
     if options and not stream:
         raise ApiError(400, "stream_options is for stream=true", param="stream_options")
     return {

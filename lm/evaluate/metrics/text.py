@@ -218,12 +218,16 @@ def _characters(tokenizer: str) -> _Characters | None:
     return _Characters() if tokenizer == "characters" else None
 
 
+def has_no_words(text: str) -> bool:
+    """Whether a text has letters, but none that the tokenizer "words" takes."""
+    return any(map(str.isalpha, text)) and not re.search("[a-z0-9]", text.lower())
+
+
 def _check_words(references: list[list[str]]) -> None:
     """A text of which "words" sees nothing would score 0 whatever was predicted."""
     for index, some in enumerate(references):
         for text in some:
-            letters = any(character.isalpha() for character in text)
-            if letters and not re.search("[a-z0-9]", text.lower()):
+            if has_no_words(text):
                 raise UserError(
                     f"references[{index}] has no word of a-z or 0-9, and ROUGE of words drops all "
                     f"else: {text!r:.60}; tokenizer='characters' takes any script"

@@ -40,6 +40,9 @@ class Chat:
             for number, piece in enumerate(vocabulary.pieces)
             if piece and vocabulary.special[number]
         }
+        unknown = vocabulary.unk_id
+        self.special = frozenset(i for i in self._special.values() if i != unknown)
+        """The ids that markers have and contents never."""
         spellings = sorted(map(re.escape, self._special), key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(spellings)})") if spellings else None
         self._begin = [vocabulary.require("bos", "data.add_bos")] if data.add_bos else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -20,8 +20,8 @@ class NormPlacement(MeasureBase):
     each sub-layer (Xiong et al. 2020, section 3.3). Text is uniform noise: what matters at the
     beginning is the scale alone.
 
-    post_spread   largest over smallest of the depths' mean norms
-    pre_slope     of log norm over log depth, by least squares
+    post_spread   largest over smallest norm of the depths, of each seed
+    pre_slope     of log norm over log depth, by least squares, of each seed
     """
 
     depths: tuple[int, ...] = (6, 8, 10, 12, 14)
@@ -30,6 +30,8 @@ class NormPlacement(MeasureBase):
     length: int = 32
     rows: int = 8
     kind: Literal["norm_placement"] = "norm_placement"
+
+    VERSION: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check(len(self.depths) > 1, "a slope over depth needs two depths")
@@ -78,8 +80,8 @@ class NormPlacement(MeasureBase):
 
         def loss(params: Any, tokens: Any) -> Any:
             logits, _ = model.apply({"params": params}, tokens)
-            chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)
-            return -jnp.mean(jnp.roll(chosen, 1, axis=1))
+            scores = jax.nn.log_softmax(logits[:, :-1])
+            return -jnp.mean(jnp.take_along_axis(scores, tokens[:, 1:, None], axis=-1))
 
         shape = (self.rows, self.length)
         shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape, jnp.int32))

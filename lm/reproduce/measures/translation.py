@@ -81,13 +81,25 @@ class Translation(MeasureBase):
 
     def _averaged(self, workdir: Path, output: Path) -> Path:
         from lm.train.averaging import average
+        from lm.train.checkpoint import Checkpoints
+        from lm.train.metrics import read_jsonl
+        from lm.train.workdir import CHECKPOINTS, METRICS
 
         if self.average == 1:
             return workdir
+        # A run that was stopped on the way has one more, between two evaluations.
+        evaluated = {r["step"] for r in read_jsonl(workdir / METRICS) if r["split"] != "train"}
+        saved = Checkpoints(workdir / CHECKPOINTS, report=lambda line: None).steps()
+        steps = [step for step in saved if step in evaluated][-self.average :]
+        if len(steps) < self.average:
+            raise UserError(
+                f"{workdir} has {len(steps)} checkpoints of evaluations, and {self.average} are to "
+                "be averaged: raise checkpoint.keep_last"
+            )
         # Made anew: checkpoints may have changed since.
         shutil.rmtree(output, ignore_errors=True)
         output.parent.mkdir(parents=True, exist_ok=True)
-        average(workdir, output, last=self.average)
+        average(workdir, output, steps=steps)
         return output
 
     def _translate(self, workdir: Path, sources: list[str]) -> list[str]:
