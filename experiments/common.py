@@ -139,20 +139,10 @@ def smoke(config: ConfigDict) -> ConfigDict:
     if objective.get("target_length") is not None:
         objective["target_length"] = min(32, objective["target_length"])
 
-    source: dict[str, Any] = {"kind": "embedded"}
-    if objective.get("pairs") == "translation" or objective["kind"] == "sequence_to_sequence":
-        source["pairs"] = True
-        values["data"]["too_long"] = "cut"
-    if objective["kind"] in TASKS:
-        source["examples"] = True
-        values["data"]["too_long"] = "cut"
-        objective.update(TASKS[objective["kind"]])
-    values["data"].update(
-        train={"embedded": {**source, "fraction": (0.0, 0.02)}},
-        validation={"embedded": {**source, "fraction": (0.02, 0.03)}},
-        tokenizer={"kind": "byte"},
-        sequence_length=32,
-    )
+    if objective["kind"] == "in_context_regression":
+        _shrink_functions(values)
+    else:
+        _embed(values)
     train.update(
         batch_size=8,
         microbatches=min(2, train.get("microbatches", 1)),
@@ -169,6 +159,38 @@ def smoke(config: ConfigDict) -> ConfigDict:
     values["evaluation"] = {"every": {"steps": 2}, "batches": 2}
     values["checkpoint"] = {**values.get("checkpoint", {}), "every": {"steps": 2}}
     return ConfigDict(values)
+
+
+def _shrink_functions(values: dict[str, Any]) -> None:
+    """Fewer and smaller functions, of points that fill 32 places, in place."""
+    objective = values["objective"]
+    objective["report"] = tuple(number for number in objective["report"] if number < 16)
+    for split in ("train", "validation"):
+        for source in values["data"][split].values():
+            source.update(dims=4, points=16, functions=64)
+            for name, most in (("first_dims", 2), ("first_points", 8), ("grow_every", 8)):
+                if source.get(name) is not None:
+                    source[name] = most
+    values["data"]["sequence_length"] = 32
+
+
+def _embed(values: dict[str, Any]) -> None:
+    """Embedded text as bytes in the place of the data, in place."""
+    objective = values.get("objective", {"kind": "causal_lm"})
+    source: dict[str, Any] = {"kind": "embedded"}
+    if objective.get("pairs") == "translation" or objective["kind"] == "sequence_to_sequence":
+        source["pairs"] = True
+        values["data"]["too_long"] = "cut"
+    if objective["kind"] in TASKS:
+        source["examples"] = True
+        values["data"]["too_long"] = "cut"
+        objective.update(TASKS[objective["kind"]])
+    values["data"].update(
+        train={"embedded": {**source, "fraction": (0.0, 0.02)}},
+        validation={"embedded": {**source, "fraction": (0.02, 0.03)}},
+        tokenizer={"kind": "byte"},
+        sequence_length=32,
+    )
 
 
 def _shrink(model: dict[str, Any], vocab_size: int) -> None:
@@ -191,7 +213,8 @@ def _shrink(model: dict[str, Any], vocab_size: int) -> None:
         num_layers=layers,
         d_model=32,
         num_heads=4,
-        d_ff=64,
+        # Attention alone stays so.
+        d_ff=min(64, model["d_ff"]),
         compute_dtype="float32",
     )
     if "max_length" in model["position"]:

@@ -49,7 +49,7 @@ def own(name: str) -> dict[str, Any]:
         "measure": "own",
         "quantities": (name,),
         "check": {"kind": "reported"},
-        "proxy": "25 thousand to 0.8 million parameters on 0.37 to 1.5 million bytes",
+        "proxy": "33 thousand to 0.8 million parameters on 0.37 to 1.5 million bytes",
         "scale": "cpu",
         "figure": "own_law",
     }

@@ -9,8 +9,8 @@ It is a matter of initial sizes and learning rates, which a config says, with m 
 - embeddings are of unit size at every width (1 / sqrt(width), times sqrt(width) where they are
   read) and learn alike, 1 / sqrt(width) of the rate before that factor;
 - the readout starts at 1 / sqrt(width), its product divided by sqrt(m), at 1 / sqrt(m) of the rate;
-- attention's scores are divided by the width of a head, not its root, and equal at width 64.
-Where this differs from theirs: readout and queries do not start at zero.
+- attention's scores are divided by the width of a head, not its root, and equal at width 64;
+- readout and queries start at zero (their appendix D.2).
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ WIDTHS = (64, 128, 256, 512)
 FAMILIES = ("standard", "mup")
 
 
-def mup(width: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def initial(width: int, **more: Any) -> dict[str, Any]:
+    """Initial weights of either parametrisation."""
+    return {"stddev": width**-0.5, "scale_residual": False, **more}
+
+
+def mup(width: int, base: int = BASE) -> tuple[dict[str, Any], dict[str, Any]]:
     """What differs from the standard parametrisation: in the model, and in the optimiser."""
-    m = width / BASE
+    m = width / base
     model = {
-        "attention_scale": (BASE / HEADS) ** 0.5 / (width / HEADS),
+        "attention_scale": (base / HEADS) ** 0.5 / (width / HEADS),
         "logit_scale": m**-0.5,
+        "init": initial(width, zero=("query", "readout")),
     }
     rules = (
         {"pattern": r"layer_\d+/.*/kernel", "learning_rate": 1 / m},
@@ -57,7 +63,7 @@ def config(family: str, width: int) -> ConfigDict:
                 "norm": {"kind": "rms"},
                 "tie_embeddings": False,
                 "scale_embeddings": True,
-                "init": {"stddev": width**-0.5, "scale_residual": False},
+                "init": initial(width),
                 **common.no_bias(),
                 **model,
             },

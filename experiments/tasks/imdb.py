@@ -1,10 +1,10 @@
 """IMDB: is a film review positive? (Maas et al. 2011)
 
    lm train --config=experiments/tasks/imdb.py:encoder --workdir=runs/imdb
-   cost: 5 min on 2 CPU cores.   measured: not run
+   cost: 5 min on 2 CPU cores.   measured: F1 0.38 [0.28, 0.47] (always negative: 0)
 
    lm train --config=experiments/tasks/imdb.py:decoder --workdir=runs/imdb-decoder
-   cost: 5 min on 2 CPU cores.   measured: not run
+   cost: 3 min on 2 CPU cores.   measured: F1 0.24 [0.13, 0.36]
 
 Of a review the first 256 tokens are read; the average has some 300. The corpus is balanced,
 these parts of it are not: 13.7 % of the training reviews are positive, 3.3 % of the test's. So look

@@ -1,7 +1,7 @@
 """XQuAD, English: which span of a passage answers a question? (Artetxe et al. 2020; SQuAD's form)
 
    lm train --config=experiments/tasks/xquad.py:encoder --workdir=runs/xquad
-   cost: 5 min on 2 CPU cores.   measured: not run
+   cost: 2 min on 2 CPU cores.   measured: F1 6.8 (the likeliest sentence: 16.4)
 
    lm train --config=experiments/tasks/xquad.py:warm --workdir=NEW --config.train.warm_start=W
 

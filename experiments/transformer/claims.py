@@ -45,7 +45,7 @@ PAPER: dict[str, Any] = {
             "measure": "hour_bleu",
             "quantities": ("hour",),
             "check": {"kind": "at_least", "bound": 39.0},
-            "proxy": "5000 steps of half as many tokens",
+            "proxy": "8000 steps of half as many tokens",
             "why": "a shorter run than theirs",
             "scale": "cpu",
             "figure": "hour",

@@ -8,12 +8,14 @@ What the paper leaves open, and what stands here:
 - Its vocabulary is "about 37000 tokens", shared by both languages and the output: 37000.
 - The projections of attention (section 3.2.2) have no biases, the feed-forward (equation 2) has.
 - The layer norm's epsilon is tensor2tensor's, and so is the token before every target, padding (0).
-- Initial weights are not given: ours, a normal of 0.02.
+- Initial weights are not given: ours are Xavier's, and of the embeddings, which are multiplied by
+  the root of the width, a normal of one over that root, as tensor2tensor's.
 
 `tiny` is as fairseq builds it: attention has biases, sinusoids are tensor2tensor's from position 2
-on, and the token before every target is the end of a sentence, 2 here. Its initial weights are
-uniform, for embeddings normal; ours all normal, of the embeddings' deviation, about the others'
-too. Its vocabulary are the 9,708 words of Multi30k's training text, split by BPE, and four more.
+on, and the token before every target is the end of a sentence, 2 here. Its initial weights are of
+the same deviations, drawn uniformly and not, as here, normally. They matter: with 128**-0.5 for all
+of them the validation loss of multi30k.py:hour was 2.87 after 2128 steps, and is 1.88 now. Its
+vocabulary are the 9,708 words of Multi30k's training text, split by BPE, and four more.
 """
 
 from __future__ import annotations
@@ -35,7 +37,6 @@ FAIRSEQ = {
     "attention_bias": True,
     "attention_output_bias": True,
     "decoder_start_id": 2,
-    "init": {"stddev": 128**-0.5, "scale_residual": False},
 }
 
 
@@ -56,6 +57,6 @@ def model(size: str) -> dict[str, Any]:
         "scale_embeddings": True,
         "decoder_start_id": 0,
         "dropout": {"embedding": dropout, "residual": dropout},
-        "init": {"scale_residual": False},
+        "init": {"stddev": d_model**-0.5, "scale_residual": False, "projections": "xavier"},
     }
     return {**values, **FAIRSEQ} if size == "tiny" else values

@@ -5,10 +5,15 @@ Reasons", their README's Transformer-Tiny; model of Vaswani et al. 2017).
    cost: 8000 steps of 128 rows.   measured: not run
 
    lm train --config=experiments/transformer/multi30k.py:hour --workdir=runs/multi30k-hour
-   cost: one hour on 2 CPU cores.   measured: not run
+   cost: one hour on 2 CPU cores.   measured: BLEU 40.95 on test2016
+
+   lm average --workdir=runs/multi30k-hour --last=10 --output=runs/multi30k-mean
+   lm evaluate --workdir=runs/multi30k-mean --num_beams=5 --metrics=bleu_tokenised \
+      --input=multi30k_tokenised_bpe/test.2016.en --target=multi30k_tokenised_bpe/test.2016.de
 
 Theirs, of the last ten epochs' parameters averaged, with a beam of 5: tokenised BLEU 41.02 on
-test2016. `hour` is the same model on half as many tokens a step, with half the warm-up.
+test2016. `hour` is the same model on half as many tokens a step, with half the warm-up: 0.4 s a
+step; the mean after the first half of them has 40.3.
 Where this differs:
 - A step of theirs are 2 * 4096 tokens in batches of like lengths; here rows of 64 tokens and 64 of
   their targets, filled with pairs that do not see each other (19 of 20 places hold a token).
@@ -67,7 +72,7 @@ def config(*, steps: int, rows: int, warmup: int) -> ConfigDict:
 
 VARIANTS = {
     "tiny": functools.partial(config, steps=8000, rows=128, warmup=2000),
-    "hour": functools.partial(config, steps=5000, rows=64, warmup=1000),
+    "hour": functools.partial(config, steps=8000, rows=64, warmup=1000),
 }
 
 

@@ -44,7 +44,12 @@ of the answers, with 95 % intervals by bootstrap over examples:
 
 Those in brackets only where --metrics names them, as NAME or NAME:OPTION=VALUE:OPTION=VALUE
 (rouge:stemmer=true, rouge:kinds=rouge1+rougeL, bleu:tokenize=zh); --metrics=loss writes no answers.
-Words that BPE split ("wo@@ rds", with tokenizer "words") are joined first.
+Words that BPE split ("wo@@ rds", with tokenizer "words") are joined first. ROUGE compares words of
+a-z, and characters where the references are in another script.
+
+Of examples that are too long the run's data.too_long decides, as in training: an error that names
+the line, or they are cut ("examples_cut"), or left out of the loss and the metrics alike
+("examples_dropped"). In another file (--input) what would be an error is cut.
 """
 
 
@@ -70,7 +75,8 @@ def define(values: flags.FlagValues) -> None:
          "file, as JSON lines", **options)  # fmt: skip
     text("page", None, "write a page about the evaluation to this file (HTML)", **options)
     whole("max_new_tokens", None, "of texts: most tokens of an answer (default: as long as targets "
-          "were in training; 128 for replies)", lower_bound=1, **options)  # fmt: skip
+          "were in training; 128 for replies, or what positions are left)", lower_bound=1,
+          **options)  # fmt: skip
     define_beam_search(values)
     define_data_root(values)
     define_harness(values)
@@ -85,13 +91,19 @@ def run(values: flags.FlagValues, rest: list[str]) -> int:
         return run_harness(values)
     check_output(values.predictions, "--predictions")
     check_output(values.page, "--page")
+    if values.page is not None and values.page == values.predictions:
+        raise ConfigError(f"--page and --predictions are the same file, {values.page}: name two")
     use_compilation_cache()
     asked = asked_from(values)
     from lm.data.roots import cache_root
-    from lm.evaluate.validation import evaluate_run
+    from lm.evaluate.validation import evaluate_run, gives_answers
     from lm.train.workdir import EVALUATIONS, load_run, run_data_root
 
     loaded = load_run(Path(values.workdir), values.step)
+    if values.predictions is not None and not gives_answers(loaded.config, asked):
+        raise ConfigError(
+            "--predictions are of answers: this run gives none, or --metrics=loss asks for none"
+        )
     found = evaluate_run(
         loaded,
         data_root=run_data_root(loaded.workdir, values.data_root),
@@ -106,10 +118,6 @@ def run(values: flags.FlagValues, rest: list[str]) -> int:
         report=lambda line: print(line, file=sys.stderr),
     )
     if values.predictions is not None:
-        if not found.answered:
-            raise ConfigError(
-                "--predictions are of answers: this run gives none, or --metrics=loss asks for none"
-            )
         lines = "".join(_lines(found.answered)).encode()
         write_output(values.predictions, lambda file: file.write(lines), "--predictions")
     if values.page is not None:

@@ -69,16 +69,22 @@ def check_output(path: str | None, flag: str = "--output") -> None:
 
     Raises:
       ConfigError: no path.
-      UserError: a folder, or in a folder that is not there.
+      UserError: a folder, or in a folder that is not there or where nothing can be written.
     """
     if path is None:
         return
     if not path:
         raise ConfigError(f"{flag}= names no file; leave it out for standard output")
-    if Path(path).is_dir():
-        raise UserError(f"could not write {flag}={path}: it is a folder")
-    if not Path(path).parent.is_dir():
-        raise UserError(f"could not write {flag}={path}: {Path(path).parent} is no folder")
+    try:
+        if Path(path).is_dir():
+            raise UserError(f"could not write {flag}={path}: it is a folder")
+        if not Path(path).parent.is_dir():
+            raise UserError(f"could not write {flag}={path}: {Path(path).parent} is no folder")
+        temporary = _temporary(path)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise UserError(f"could not write {flag}={path}: {error.strerror}") from error
 
 
 def write_output(path: str, write: Callable[[BinaryIO], object], flag: str = "--output") -> None:
@@ -87,14 +93,19 @@ def write_output(path: str, write: Callable[[BinaryIO], object], flag: str = "--
     Raises:
       UserError: it cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             write(file)
-        os.replace(temporary, target)
+        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"could not write {flag}={path}: {error.strerror}") from error
     finally:
         # Whatever `write` came upon, it leaves nothing behind.
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: str) -> Path:
+    """What a file is called until it is whole."""
+    target = Path(path)
+    return target.with_name(f".{target.name}.{os.getpid()}.tmp")

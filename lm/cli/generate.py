@@ -146,7 +146,8 @@ def sampling_from(values: flags.FlagValues) -> SamplingConfig:
 
 def default_new_tokens(run: Run, prompt: str) -> int:
     """How many tokens to make when nobody says: NEW_TOKENS, as far as there are positions."""
-    from lm.generate.text import encode_prompt
+    from lm.generate.prompts import reads_sources
+    from lm.generate.text import encode_prompt, encode_source
     from lm.model.cache import position_limit
 
     limit = position_limit(run.config.model)
@@ -154,7 +155,8 @@ def default_new_tokens(run: Run, prompt: str) -> int:
         return NEW_TOKENS
     if run.config.model.architecture == "encoder_decoder":
         return max(1, min(NEW_TOKENS, limit - 1))
-    used = len(encode_prompt(run.tokenizer, prompt, run.config.data))
+    encode = encode_source if reads_sources(run.config) else encode_prompt
+    used = len(encode(run.tokenizer, prompt, run.config.data))
     # A prompt that leaves no room at all is refused further on, with the numbers.
     return max(1, min(NEW_TOKENS, limit - used))
 
@@ -201,11 +203,13 @@ def run_with(
 ) -> int:
     """Prints to `out` what the model of `run` says after `prompt`, a few tokens at a time where
     there is one completion; a note on speed to stderr."""
+    from lm.generate.prompts import reads_both_ways, reads_sources
     from lm.generate.text import generate_text
 
     streaming = values.num_return_sequences == 1 and not values.json
-    # What an encoder has read is no beginning of what the decoder writes.
-    beginning = prompt if run.config.model.architecture == "decoder" else ""
+    # What is a text of its own is no beginning of what is written after it.
+    sources = reads_sources(run.config)
+    beginning = "" if sources else prompt
     echoed = False
 
     def show(prompt_index: int, sequence: int, text: str) -> None:
@@ -233,6 +237,8 @@ def run_with(
         on_text=show if streaming else None,
         constraints=constraints_from(values, run.tokenizer),
         draft=draft,
+        both_ways=reads_both_ways(run.config),
+        sources=sources,
     )
     elapsed = time.perf_counter() - started
     if streaming:

@@ -29,13 +29,16 @@ lm predict --workdir=runs/xquad --input=q.jsonl --field=question=query --field=c
 lm predict --workdir=runs/multi30k --num_beams=5 --length_penalty=0.6 < test.en > test.de.jsonl
 
 The output is a JSON object a line, for each example in order: the answer, after the example's "id"
-where it has one. "left_out" counts the tokens of an example that did not fit and were cut.
+where it has one. "left_out" counts the tokens of an example that did not fit and were cut: the end
+of a text; of a conversation the oldest messages, where the run's data.too_long is "cut" (else it is
+an error). A text's "finish_reason" is "eos", "stop" (a reply's end marker) or "length" (cut).
 
 What an example has depends on what was learned: a text (classification, regression, translation,
 a prompt), a question and a context, a text and choices, words. On the command line every text is an
 example, or all together are one. A file holds a text a line (.txt), JSON objects (.jsonl), a table
-(.tsv, .csv), SQuAD's json, or the columns that were learned from; its fields are called as in the
-training data, or text, text_pair, question, context, choices, words, prompt, messages.
+(.tsv, .csv), SQuAD's json (it needs no answers), or the columns that were learned from (--format=
+columns where the ending is .txt); its fields are called as in the training data, or text,
+text_pair, question, context, choices, words, prompt, messages.
 """
 
 PROGRESS_SECONDS = 10.0
@@ -64,7 +67,8 @@ def define(values: flags.FlagValues) -> None:
           **options)  # fmt: skip
     define_step(values)
     whole("max_new_tokens", None, "of texts: most tokens of an answer (default: as long as targets "
-          "were in training; 128 for replies)", lower_bound=1, **options)  # fmt: skip
+          "were in training; 128 for replies, or what positions are left)", lower_bound=1,
+          **options)  # fmt: skip
     whole("num_return_sequences", 1, "of texts: the best so many, as candidates", lower_bound=1,
           **options)  # fmt: skip
     define_beam_search(values)
@@ -167,7 +171,8 @@ def answer_all(
         most = getattr(predictor, "max_new_tokens", None)
         print(
             f"note: {counts['unfinished']:,} of {len(examples):,} texts had no end after "
-            f'--max_new_tokens={most} ("finish_reason": "length")',
+            f'--max_new_tokens={most}, or where the model\'s positions end ("finish_reason": '
+            '"length")',
             file=sys.stderr,
         )
 

@@ -18,9 +18,10 @@ lm repeat --config=experiments/tasks/trec.py --workdir=runs/both --seeds=0,1 --f
 
 Each run has a folder in the workdir, and is an ordinary one, to go on with: lm evaluate
 --workdir=runs/both/seed0-fold3. What is finished is not run again. Folds divide data.train into
-parts of the same size; every example is in one of them, whatever the seed, and metrics are those of
-the part that was held out ("fold/accuracy"): of the last evaluation, with early stopping of the
-best one. Standard output is a table; repeat.json and sweep.json in the workdir have all of it.
+parts of the same size, of a classification with the same share of every label; every example is in
+one of them, whatever the seed, and metrics are those of the part that was held out
+("fold/accuracy"): of the last evaluation, with early stopping of the best one. Standard output is
+a table; repeat.json and sweep.json in the workdir have all of it.
 """
 
 

@@ -8,13 +8,15 @@ from absl import flags
 
 from lm.errors import ConfigError, UserError
 
-SUMMARY = "a page about runs, side by side: curves, throughput, what differs"
+SUMMARY = "a page about runs, side by side: curves, throughput, samples, what differs"
 EXAMPLES = """
 lm report --output=report.html runs/quickstart
 lm report --output=compare.html runs/base runs/wide runs/deep
 
 One file that opens from disk and prints: the last metrics, loss, gradient norm, learning rate and
-throughput as curves, the config's keys that differ, and the command of each run.
+throughput as curves, what the runs said over time, the config's keys that differ, and the command
+of each run. A run takes samples where its config asks for them: lm train
+--config.evaluation.samples="{'prompts': ['Once upon'], 'max_new_tokens': 40}".
 """
 
 

@@ -25,7 +25,9 @@ lm reproduce experiments/transformer --use=hour-seed0=runs/multi30k-hour
 A paper is a folder with a claims.py. What its claims need at --scale is run below --workdir, where
 it goes on after a kill; what was measured is kept in PAPER/report (report.json, report.html) and
 not run again as long as claims, configs and data are the same. --check judges what is kept, and
-runs nothing. --all does every paper below experiments (or the folder named) and writes the ledger.
+runs nothing. --all does every paper below experiments (or the folder named) and writes the ledger;
+of a paper of which nothing was measured it writes no report. --use takes a run that is finished,
+with the config and the data that the paper's has.
 """
 
 
@@ -73,6 +75,7 @@ def run(values: flags.FlagValues, rest: list[str]) -> int:
         engine=values.engine,
         use=dict(map(_used, values.use)),
         report=lambda line: print(line, file=sys.stderr, flush=True),
+        only_measured=values.all,
     )
     if values.all:
         root = Path(rest[0] if rest else "experiments")
@@ -111,12 +114,16 @@ def _one(folder: Path, output: Path, settings: Settings, *, check: bool) -> int:
     from lm.reproduce.run import Outcome, rejudge, reproduce, summary
 
     if check:
-        outcome = Outcome(rejudge(folder, output, settings.scale), stopped=False)
+        claims = rejudge(folder, output, settings.scale, only_measured=settings.only_measured)
+        outcome = Outcome(claims, stopped=False)
     else:
         outcome = reproduce(folder, output, settings)
     print(summary(outcome.claims))
-    print(output / "report.html")
-    return EXIT_PREEMPTED if outcome.stopped else 0
+    if (output / "report.html").exists():
+        print(output / "report.html")
+    if outcome.stopped:
+        return EXIT_PREEMPTED
+    return EXIT_FAILED if outcome.refused else 0
 
 
 def _all(root: Path, path: Path, settings: Settings, *, check: bool) -> int:
@@ -136,8 +143,8 @@ def _all(root: Path, path: Path, settings: Settings, *, check: bool) -> int:
             print(f"lm reproduce: {folder}: {error}", file=sys.stderr)
             status = EXIT_FAILED
             continue
+        status = done or status
         if done == EXIT_PREEMPTED:
-            status = done
             break
     entries = [Entry(folder, folder / "report", papers[folder]) for folder in folders]
     written = ledger(entries, settings.scale, path.parent)

@@ -13,7 +13,7 @@ from absl import flags
 
 from lm.cli.common import define_step, no_positional, use_compilation_cache
 from lm.cli.files import check_output, read_objects, string_field, write_output
-from lm.errors import UserError
+from lm.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from lm.evaluate.scoring import Score
@@ -107,8 +107,13 @@ def score_lines(
       UserError, ConfigError: see `lm.evaluate.scoring`.
     """
     from lm.evaluate import scoring
-    from lm.generate.prompts import start_token
+    from lm.generate.prompts import reads_both_ways, reads_sources, start_token
 
+    if run.config.model.architecture == "decoder" and reads_sources(run.config):
+        raise ConfigError(
+            "this model learned from pairs of texts, and has no probability for a text that goes "
+            "on: lm evaluate --input=F measures the loss of targets"
+        )
     tokenizer, data = run.tokenizer, run.config.data
     start = start_token(data, tokenizer)
     bos = tokenizer.bos_id if data.add_bos else None
@@ -124,8 +129,9 @@ def score_lines(
                 )
             )  # fmt: skip
     return scoring.score(
-        run.model, run.params, requests, window=data.sequence_length, stride=window_stride
-    )
+        run.model, run.params, requests, window=data.sequence_length, stride=window_stride,
+        both_ways=reads_both_ways(run.config),
+    )  # fmt: skip
 
 
 def write_scores(scores: Iterable[Score], path: str | None) -> None:

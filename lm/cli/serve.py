@@ -18,6 +18,8 @@ lm serve --workdir=runs/quickstart --port=8001 --max_batch=16 --max_new_tokens=2
 curl http://127.0.0.1:8000/v1/completions -d '{"prompt": "Once", "max_tokens": 32, "stream": true}'
 python -m lm.serve.load --url=http://127.0.0.1:8000 --requests=200
 
+Completions take logprobs (0 to 5), and with echo those of the prompt's tokens too, which is how
+harnesses score choices (max_tokens=0: the prompt alone).
 POST /v1/chat/completions answers where the run was trained on conversations (its objective is
 instruction). GET /v1/models, /health (503 until the model is compiled) and /metrics (Prometheus)
 answer too.

@@ -253,7 +253,77 @@ class Arithmetic(SourceConfig):
         return True
 
 
-Source = Union[TextFiles, JsonlFiles, TsvFiles, Embedded, TfdsDataset, ExampleFiles, Arithmetic]
+@dataclass(frozen=True)
+class MarkovChains(SourceConfig):
+    """`chains` documents of `length` letters, the first `states` of the alphabet (Edelman et al.
+    2024). Each has transition probabilities of its own, whose rows are uniform on the simplex
+    (Dirichlet(1)), and begins with their stationary distribution. It needs no file; sources of
+    another `seed` have other chains."""
+
+    states: int = 3
+    length: int = 101
+    chains: int = 4096
+    seed: int = 0
+    kind: Literal["markov_chains"] = "markov_chains"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 2, "states", "length")
+        check(self.states <= 26, f"states are letters, of which there are 26, not {self.states}")
+        at_least(self, 1, "chains")
+        at_least(self, 0, "seed")
+
+
+@dataclass(frozen=True)
+class LinearFunctions(SourceConfig):
+    """Linear functions f(x) = w x of `dims` coordinates, each with its values at `points` points; w
+    and every x are standard normal (Garg et al. 2022). A row is a function, a new one in every
+    epoch of `functions` rows, drawn from the run's seed. It needs no file.
+
+    As a curriculum the first rows have `first_dims` coordinates, the others being zero, and
+    `first_points` points that count; every `grow_every` rows there is a coordinate more, and there
+    are two points more, until there are all.
+    """
+
+    dims: int = 20
+    points: int = 41
+    functions: int = 64_000
+    first_dims: int | None = None
+    first_points: int | None = None
+    grow_every: int | None = None
+    kind: Literal["linear_functions"] = "linear_functions"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "dims", "points", "functions", "first_dims", "first_points", "grow_every")
+        for first, most in (("first_dims", self.dims), ("first_points", self.points)):
+            given = getattr(self, first)
+            check(given is None or given <= most, f"{first}={given} is more than there are: {most}")
+            check(
+                given is None or self.grow_every is not None,
+                f"{first} begins a curriculum: grow_every says how many rows a stage has",
+            )
+        check(
+            self.fraction == (0.0, 1.0) and self.clean == CleanConfig(),
+            "functions are drawn anew: leave fraction and clean out",
+        )
+
+    @property
+    def has_examples(self) -> bool:
+        return True
+
+
+Source = Union[
+    TextFiles,
+    JsonlFiles,
+    TsvFiles,
+    Embedded,
+    TfdsDataset,
+    ExampleFiles,
+    Arithmetic,
+    MarkovChains,
+    LinearFunctions,
+]
 
 
 @dataclass(frozen=True)

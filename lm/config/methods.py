@@ -76,8 +76,9 @@ class EarlyStopping:
 @dataclass(frozen=True)
 class Fold:
     """Cross-validation: of `of` parts of the training examples, equal to one example and without
-    any in common, number `index` (from 0) is held out. `seed` draws another division: the run's
-    own seed does not. Of a source, `held_out` is the part, and without it the rest.
+    any in common, number `index` (from 0) is held out. Of a classification each part has the same
+    number of examples of every label, but for one. `seed` draws another division: the run's own
+    seed does not. Of a source, `held_out` is the part, and without it the rest.
     """
 
     index: int

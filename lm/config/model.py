@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lm.config.checks import at_least, check, positive, share
-from lm.config.position import PositionConfig, Rotary, T5Relative, XLNetRelative
+from lm.config.position import PositionConfig, RelativeKeys, Rotary, T5Relative, XLNetRelative
 from lm.errors import ConfigError
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu", "geglu_tanh"]
@@ -60,10 +60,17 @@ class DropoutConfig:
 @dataclass(frozen=True)
 class InitConfig:
     """Initial weights: normal(stddev); projections into the residual stream are divided by
-    sqrt(2 * num_layers) when `scale_residual` (GPT-2)."""
+    sqrt(2 * num_layers) when `scale_residual` (GPT-2). What `zero` names begins at zero: the
+    projection to queries, the untied readout (Yang et al. 2022, appendix D.2).
+
+    `projections` of "xavier" gives the layers' matrices a variance of 2 / (inputs + outputs)
+    instead (Glorot and Bengio 2010, equation 16), queries, keys and values taken as one matrix, as
+    fairseq and PyTorch take them; `stddev` is then for embeddings and heads."""
 
     stddev: float = 0.02
     scale_residual: bool = True
+    zero: tuple[Literal["query", "readout"], ...] = ()
+    projections: Literal["normal", "xavier"] = "normal"
 
     def __post_init__(self) -> None:
         positive(self, "stddev")
@@ -129,7 +136,7 @@ class ModelConfig:
 
     `architecture`: "decoder" looks back, "encoder" both ways, "encoder_decoder" has a stack of
     each (`num_layers` and `num_decoder_layers`, None: as many) joined by cross-attention, and
-    "two_stream" is XLNet's.
+    "two_stream" is XLNet's. `d_ff` of 0 is attention alone, without feed-forward layers.
 
     Embeddings: `embedding_size` of None is d_model, another size is projected to it (ELECTRA);
     `token_types` is the number of segment kinds (BERT: 2); `embedding_norm` normalises the sum.
@@ -185,7 +192,8 @@ class ModelConfig:
     scan_layers: bool = False
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "vocab_size", "num_layers", "d_model", "num_heads", "d_ff")
+        at_least(self, 1, "vocab_size", "num_layers", "d_model", "num_heads")
+        at_least(self, 0, "d_ff")
         at_least(self, 1, "num_kv_heads", "head_dim", "window", "num_decoder_layers")
         at_least(self, 1, "embedding_size", "source_vocab_size")
         at_least(self, 0, "token_types", "decoder_start_id")
@@ -223,6 +231,11 @@ class ModelConfig:
                     f"rotary positions rotate pairs: head width {self.width_of_head} * fraction "
                     f"{self.position.fraction} must be an even whole number"
                 )
+        check(
+            "readout" not in self.init.zero or (self.lm_head != "none" and not self.tie_embeddings),
+            "init.zero names the readout, which needs a language-model head of its own: set "
+            "tie_embeddings=False",
+        )
         self._check_architecture()
         self._check_heads()
 
@@ -252,6 +265,11 @@ class ModelConfig:
                 f"position.num_buckets={self.position.num_buckets} must be at least 4 in an "
                 f"{self.architecture}, which looks both ways: half of the buckets are for either",
             )
+        check(
+            self.architecture == "decoder" or not isinstance(self.position, RelativeKeys),
+            f'position.kind="relative_keys" is for architecture="decoder", not '
+            f"{self.architecture!r}",
+        )
         two_stream = self.architecture == "two_stream"
         if two_stream != isinstance(self.position, XLNetRelative):
             raise ConfigError(
@@ -281,6 +299,8 @@ class ModelConfig:
                 getattr(self, name) == value,
                 f'architecture="two_stream" needs {name}={value}, not {getattr(self, name)}',
             )
+        check(self.init.zero == (), 'architecture="two_stream" needs init.zero=()')
+        check(self.d_ff > 0, 'architecture="two_stream" has a feed-forward: d_ff must be above 0')
         check(self.norm.placement == "post", 'architecture="two_stream" has norm.placement="post"')
         check(
             self.d_model % 2 == 0,

@@ -138,10 +138,31 @@ class XLNetRelative:
 
 
 @dataclass(frozen=True)
+class RelativeKeys:
+    """In every layer a trained vector per head and distance, added to the keys as a query sees them
+    (Shaw et al. 2018, equation 4, for decoders). Distances beyond `max_distance` count as that."""
+
+    max_distance: int
+    kind: Literal["relative_keys"] = "relative_keys"
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "max_distance")
+
+
+@dataclass(frozen=True)
 class NoPosition:
     """No position information besides the causal mask."""
 
     kind: Literal["none"] = "none"
 
 
-PositionConfig = Union[Learned, Sinusoidal, Rotary, ALiBi, T5Relative, XLNetRelative, NoPosition]
+PositionConfig = Union[
+    Learned,
+    Sinusoidal,
+    Rotary,
+    ALiBi,
+    T5Relative,
+    XLNetRelative,
+    RelativeKeys,
+    NoPosition,
+]

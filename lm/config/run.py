@@ -237,15 +237,38 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """What the model writes after each of `prompts` ("" is nothing), up to `max_new_tokens`, drawn
+    at a `temperature` (0 takes the likeliest token) from the `top_k` likeliest tokens, or those
+    that have the probability `top_p` together. An encoder-decoder reads the prompts. The draws are
+    of the run's seed and the step, and nothing of the training depends on them."""
+
+    prompts: tuple[str, ...]
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        check(len(self.prompts) > 0, 'prompts names none; "" is to begin with nothing')
+        check(len(set(self.prompts)) == len(self.prompts), "prompts has one twice")
+        at_least(self, 1, "max_new_tokens", "top_k")
+        at_least(self, 0, "temperature")
+        check(self.top_p is None or 0 < self.top_p <= 1, f"top_p must be in (0, 1]: {self.top_p}")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Evaluation on the validation sources every so often and at the end. `batches` of None is
     the whole split; `batch_size` of None is the training batch size. `early_stopping` may end the
-    training before its duration does."""
+    training before its duration does. `samples` are taken whenever it evaluates, and kept in the
+    workdir's samples.jsonl, which `lm report` shows."""
 
     every: Duration | None = None
     batches: int | None = None
     batch_size: int | None = None
     early_stopping: EarlyStopping | None = None
+    samples: Samples | None = None
 
     def __post_init__(self) -> None:
         at_least(self, 1, "batches", "batch_size")

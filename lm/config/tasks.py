@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, NamedTuple, Union
 
 from lm.config.checks import at_least, check, share
 from lm.config.data import DataConfig, Source
+from lm.config.in_context import InContextRegression
 from lm.config.model import POOLED_HEADS, HeadConfig, HeadKind, ModelConfig, PoolerConfig
 from lm.config.objective import ObjectiveBase, TextObjective
 from lm.errors import ConfigError, did_you_mean
@@ -424,4 +425,4 @@ TaskConfig = Union[
     MultipleChoice,
     Instruction,
 ]
-ObjectiveConfig = Union[TextObjective, TaskConfig]
+ObjectiveConfig = Union[TextObjective, TaskConfig, InContextRegression]

@@ -22,7 +22,7 @@ from lm.convert.gguf import MAGIC
 from lm.convert.gguf_models import read_gguf
 from lm.convert.layout import Plan, Rule
 from lm.convert.llama2c import read_llama2c
-from lm.convert.store import LazyArray, nested, write_checkpoint
+from lm.convert.store import LazyArray, write_checkpoint
 from lm.convert.tensors import ByteProgress, Reference, Tensor, sha256
 from lm.convert.tokenizer import (
     flags_of,
@@ -33,6 +33,7 @@ from lm.convert.tokenizer import (
 from lm.data.cache import new_beside, sync
 from lm.data.tokenizer import METADATA, Tokenizer, load_any
 from lm.errors import UserError
+from lm.train.restoring import nested
 from lm.train.workdir import CHECKPOINTS, CONFIG, CONVERTED, TOKENIZER, write_config, write_json
 
 # Where a reference's config says nothing of lengths, because any will do (T5's relative positions).

@@ -21,9 +21,10 @@ from lm.convert.incoming import check_new
 from lm.convert.layout import Rule
 from lm.convert.outgoing import SavedParams, family_for, origin_of, whole_folder
 from lm.convert.peft import CONFIG, PREFIX, WEIGHTS, conv1d
-from lm.convert.store import LazyArray, nested, write_checkpoint
+from lm.convert.store import LazyArray, write_checkpoint
 from lm.convert.tensors import Tensor
 from lm.errors import UserError
+from lm.train.restoring import nested
 from lm.train.workdir import (
     CHECKPOINTS,
     CONVERTED,

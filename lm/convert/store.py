@@ -83,15 +83,3 @@ def write_checkpoint(
         )
         manager.close()
         write_checksums(directory / "0")
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} as {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split("/")
-        place = tree
-        for name in parents:
-            place = place.setdefault(name, {})
-        place[last] = leaf
-    return tree

@@ -171,7 +171,7 @@ def prepare_examples(
     sources: dict[tuple[str, str], ExampleRows] = {}
     for split, name, _ in given:
         with named(split, name):
-            rows, report = _rows(
+            rows, dropped, report = _rows(
                 read[split, name], maker, config, f"data.{split}.{name}",
                 shuffle=config.shuffle and split == "train", seed=seed_of(seed, name),
             )  # fmt: skip
@@ -182,7 +182,7 @@ def prepare_examples(
             rows=rows, fingerprint=own, positions=rows.positions, report=report,
             split=ValidationSplit(
                 rows=len(rows), tokens=rows.positions, bytes=None, documents=len(rows.examples),
-                characters=report["characters"], _rows=rows,
+                characters=report["characters"], _rows=rows, dropped=dropped,
             ),
         )  # fmt: skip
     return ExampleDataset(config, tokenizer, parts["train"], parts["validation"], sources)
@@ -190,7 +190,11 @@ def prepare_examples(
 
 def _fingerprint(source: Source, data_root: Path) -> str:
     whole = dataclasses.replace(source, weight=1.0, fraction=(0.0, 1.0))
-    return configs.fingerprint([source_fingerprint(whole, data_root), list(source.fraction)])
+    # How folds are drawn is what they hold.
+    drawn = [] if source.fold is None else ["by label"]
+    return configs.fingerprint(
+        [source_fingerprint(whole, data_root), list(source.fraction), *drawn]
+    )
 
 
 def _rows(
@@ -199,8 +203,8 @@ def _rows(
     config: DataConfig,
     place: str,
     **order: Any,
-) -> tuple[ExampleRows, dict[str, Any]]:
-    """The rows of a source, and what the data report says of them."""
+) -> tuple[ExampleRows, frozenset[int], dict[str, Any]]:
+    """The rows of a source, the examples that have none, and what the data report says of them."""
     encoded = [maker(example, labelled=True) for example in examples]
     long = [index for index, found in enumerate(encoded) if found.left_out]
     # Of what a chat was cut down to there may be nothing to learn.
@@ -238,7 +242,7 @@ def _rows(
         "rows": len(rows),
         "positions": rows.positions,
     }
-    return rows, report
+    return rows, frozenset(dropped), report
 
 
 def strings(example: Example, roles: Sequence[str] | None = None) -> Iterator[str]:

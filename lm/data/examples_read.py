@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -12,7 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from lm.config import Arithmetic, Embedded, ExampleFiles, Fold, Roles, Source, TfdsDataset
+from lm.config import (
+    Arithmetic,
+    Embedded,
+    ExampleFiles,
+    Fold,
+    LinearFunctions,
+    Roles,
+    Source,
+    TfdsDataset,
+)
 from lm.data import embedded, prepared
 from lm.data.files import find_files, no_such, read_lines, read_text
 from lm.data.sources import describe
@@ -48,6 +58,10 @@ def read_examples(source: Source, roles: Roles, data_root: Path) -> list[Example
         ]
     elif isinstance(source, Arithmetic):
         found = _sums(source, roles)
+    elif isinstance(source, LinearFunctions):
+        raise ConfigError(
+            "kind 'linear_functions' has numbers: it is for objective 'in_context_regression'"
+        )
     elif isinstance(source, TfdsDataset):
         found = list(_records(source, roles, data_root))
     else:
@@ -62,7 +76,7 @@ def read_examples(source: Source, roles: Roles, data_root: Path) -> list[Example
             + (f" in the fraction {source.fraction} of its {len(found)}" if found else "")
         )
     found = found[begin:end]
-    return found if source.fold is None else _of_fold(found, source.fold)
+    return found if source.fold is None else _of_fold(found, source.fold, roles)
 
 
 def _sums(source: Arithmetic, roles: Roles) -> list[Example]:
@@ -78,11 +92,16 @@ def _sums(source: Arithmetic, roles: Roles) -> list[Example]:
     return found
 
 
-def _of_fold(examples: Sequence[Example], fold: Fold) -> list[Example]:
-    """Those that a fold holds out, or the others. Parts differ by at most one in size."""
+def _of_fold(examples: Sequence[Example], fold: Fold, roles: Roles) -> list[Example]:
+    """Those that a fold holds out, or the others. Parts differ by at most one in size, and of a
+    classification's labels also by at most one in how many examples each label has."""
     if len(examples) < fold.of:
         raise UserError(f"{len(examples)} examples cannot be divided into {fold.of} folds")
     order = np.random.default_rng([fold.seed, fold.of]).permutation(len(examples))
+    if roles.targets == ("label",) and "choices" not in roles.inputs:
+        # Dealt out label after label; several labels of an example are one of their own.
+        labels = np.array([str(example.values["label"]) for example in examples])
+        order = order[np.argsort(labels[order], kind="stable")]
     part = np.empty(len(examples), np.int64)
     part[order] = np.arange(len(examples)) % fold.of
     return [
@@ -136,30 +155,42 @@ def _tsv(path: Path, source: ExampleFiles, roles: Roles) -> Iterator[Example]:
 
 
 def _csv(path: Path, source: ExampleFiles, roles: Roles) -> Iterator[Example]:
-    csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(
-        io.StringIO(read_text(path, source.encoding), newline=""),
-        delimiter=source.separator or _SEPARATORS["csv"],
-        strict=True,
-    )
+    return _table(path, source, roles, csv_rows(path, source))
 
-    def rows() -> Iterator[tuple[int, list[str]]]:
-        while True:
-            # A row may have several lines: it is named by its first.
-            first = reader.line_num + 1
-            try:
+
+def csv_rows(path: Path, source: ExampleFiles) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a csv file, and the line that each begins in: a cell may have several lines.
+
+    Raises:
+      UserError: a row that is none, with its line.
+    """
+    separator = source.separator or _SEPARATORS["csv"]
+    text = io.StringIO(read_text(path, source.encoding), newline="")
+    reader = csv.reader(text, delimiter=separator, strict=True)
+    while True:
+        first = reader.line_num + 1
+        try:
+            with _long_cells():
                 cells = next(reader, None)
-            except csv.Error as error:
-                raise UserError(
-                    f"{path}:{first} is no csv ({error}); repair that row, or read the file as "
-                    "format='tsv' where nothing is quoted"
-                ) from None
-            if cells is None:
-                return
-            if cells:
-                yield first, cells
+        except csv.Error as error:
+            raise UserError(
+                f"{path}:{first} is no csv ({error}); repair that row, or read the file as "
+                "format='tsv' where nothing is quoted"
+            ) from None
+        if cells is None:
+            return
+        if cells:
+            yield first, cells
 
-    return _table(path, source, roles, rows())
+
+@contextlib.contextmanager
+def _long_cells() -> Iterator[None]:
+    """The module's limit is everybody's: it is another one only while a row is read."""
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _table(
@@ -238,10 +269,11 @@ def _squad(path: Path, source: ExampleFiles, roles: Roles) -> Iterator[Example]:
                     "question": question["question"],
                     "context": paragraph["context"],
                 }
-                if not question.get("is_impossible", False):
-                    values["answers"] = question["answers"]
-                else:
+                # What is only to be answered, as a test set, has none.
+                if question.get("is_impossible", False):
                     values["answers"] = []
+                elif "answers" in roles.targets or "answers" in question:
+                    values["answers"] = question["answers"]
                 yield Example(values, place)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error

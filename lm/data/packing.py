@@ -245,7 +245,8 @@ class PairPlan(_SettledRows):
     `fit` says what a row holds of a pair, `room` the same in words. Of pairs that are longer, with
     `too_long` "cut", whoever makes the row takes what fits; with "drop" there is no row for them;
     "error" is a UserError. `num_cut` and `num_dropped` count them, and `longest` is the lengths of
-    the longest one; `left_out` are the tokens lost, of `positions` and these together.
+    the longest one; `left_out` are the tokens lost, of `positions` and these together. `dropped`
+    are the pairs without a row, by their numbers.
     """
 
     def __init__(
@@ -272,9 +273,10 @@ class PairPlan(_SettledRows):
                 "data.sequence_length, or set data.too_long to 'cut' or 'drop'"
             )
         self.num_cut, self.num_dropped = 0, 0
+        self.dropped: frozenset[int] = frozenset()
         documents = np.arange(len(pairs))
         if too_long == "drop":
-            self.num_dropped = count
+            self.num_dropped, self.dropped = count, frozenset(np.flatnonzero(over).tolist())
             documents, kept = documents[~over], kept[~over]
         else:
             self.num_cut = count

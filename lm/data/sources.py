@@ -12,7 +12,7 @@ from typing import Any
 
 from lm import config as configs
 from lm.config import Source
-from lm.data import embedded, prepared
+from lm.data import embedded, markov, prepared
 from lm.data.files import file_hashes, file_stamps, find_files, no_such, read_lines, read_text
 from lm.errors import ConfigError, UserError
 
@@ -61,7 +61,7 @@ def _files(source: Source, data_root: Path) -> tuple[list[Path], list[Path]]:
     """The files of the texts, and those that have nothing but their targets."""
     if isinstance(source, configs.Embedded):
         return embedded.module_files(), []
-    if isinstance(source, configs.Arithmetic):
+    if isinstance(source, (configs.Arithmetic, configs.MarkovChains, configs.LinearFunctions)):
         return [], []
     if isinstance(source, configs.TfdsDataset):
         return prepared.files(source, data_root), []
@@ -87,6 +87,10 @@ def describe(source: Source, data_root: Path) -> str:
         return "the documentation inside Python"
     if isinstance(source, configs.Arithmetic):
         return f"the {source.modulus**2} sums modulo {source.modulus}"
+    if isinstance(source, configs.MarkovChains):
+        return f"{source.chains} Markov chains of {source.states} states"
+    if isinstance(source, configs.LinearFunctions):
+        return f"linear functions of {source.dims} coordinates"
     if isinstance(source, configs.TfdsDataset):
         return f"TFDS dataset {source.name!r}, split {source.split!r}"
     paths = [*source.paths, *getattr(source, "target_paths", ())]
@@ -98,6 +102,8 @@ def _documents(source: Source, data_root: Path) -> Iterator[Document]:
         if source.pairs:
             return (pair for text in embedded.texts() for pair in _successive(text))
         return ({"text": text} for text in embedded.texts())
+    if isinstance(source, configs.MarkovChains):
+        return ({"text": text} for text in markov.texts(source))
     if isinstance(source, configs.TfdsDataset):
         return ({"text": text} for text in prepared.texts(source, data_root))
     files, targets = _files(source, data_root)

@@ -22,7 +22,8 @@ class ValidationSplit:
     `characters` those of the text. `bytes` (UTF-8) are those that the positions predict, for bits
     per byte: None where they are not known, since the first token of every document is none that
     is predicted. It is with bos before it, and in a stream across documents (but for one token).
-    Nor are they known of pairs of texts, which an objective may predict in part.
+    Nor are they known of pairs of texts, which an objective may predict in part. `dropped` are the
+    numbers of documents that have no row, as they are too long.
     """
 
     rows: int
@@ -31,6 +32,7 @@ class ValidationSplit:
     bytes: int | None
     documents: int
     _rows: NumberedRows
+    dropped: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, rows: Rows, *, add_bos: bool) -> ValidationSplit:
@@ -44,6 +46,7 @@ class ValidationSplit:
             bytes=counts["bytes"] if predicted else None,
             documents=counts["documents"],
             _rows=rows,
+            dropped=getattr(rows.plan, "dropped", frozenset()),
         )
 
     def batches(

@@ -44,7 +44,8 @@ class Asked:
 class Answered:
     """The examples of a split, the right answers, the run's, and what they come to.
 
-    `search` is how texts were looked for, None of other answers. `figures` are metrics by name with
+    `search` is how texts were looked for, None of other answers. `dropped` examples of the split
+    were too long, and have no part in anything. `figures` are metrics by name with
     their intervals, `floor` those of `trivial`, the answers without a model, where these are asked
     for.
     """
@@ -58,6 +59,7 @@ class Answered:
     figures: Mapping[str, Interval]
     trivial: Trivial | None
     floor: Mapping[str, float]
+    dropped: int = 0
 
 
 def answer_split(
@@ -69,12 +71,14 @@ def answer_split(
     batch_size: int,
     trivial: Callable[[Sequence[Example], Sequence[Answer]], Trivial] | None,
     report: Callable[[str], None],
+    dropped: int = 0,
 ) -> Answered:
     """Has the run answer examples, and measures the answers.
 
     Args:
       labelled: the examples and their right answers.
       trivial: makes the answers without a model, if they are to be measured too.
+      dropped: how many of the split's examples are not among them, as they are too long.
 
     Raises:
       UserError: an example that lacks something, or that a metric cannot measure.
@@ -89,8 +93,10 @@ def answer_split(
     kind, search = kind_of(config), asked.beam
     if kind in ("sequence_to_sequence", "instruction") and search is None:
         search = SourceReader.beams if kind == "sequence_to_sequence" else Reader.beams
+    # What is too long is what the data that is measured on says.
+    reading = dataclasses.replace(run, config=config)
     answering = predictor(
-        run, beam=search, max_new_tokens=asked.max_new_tokens, batch_size=batch_size
+        reading, beam=search, max_new_tokens=asked.max_new_tokens, batch_size=batch_size
     )
     answers = list(tqdm(
         answering.answers(examples), desc="answer", total=len(examples), unit="example", delay=2,
@@ -108,6 +114,7 @@ def answer_split(
         figures=_measured(config, metrics, answers, truths, asked.resamples),
         trivial=found,
         floor={name: interval.value for name, interval in floor.items()},
+        dropped=dropped,
     )
 
 
@@ -134,8 +141,10 @@ def _measured(
 
 def as_json(config: Config, answered: Answered) -> dict[str, Any]:
     """What an evaluation says of a split's answers. Of its examples some may have been too long to
-    be read whole (`examples_cut`), and some answers to be written whole (`answers_cut`)."""
+    be read at all (`examples_dropped`) or whole (`examples_cut`), and some answers to be written
+    whole (`answers_cut`)."""
     cut = {
+        "examples_dropped": answered.dropped,
         "examples_cut": sum(1 for answer in answered.answers if answer.get("left_out")),
         "answers_cut": sum(a.get("finish_reason") == "length" for a in answered.answers),
     }

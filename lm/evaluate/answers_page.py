@@ -102,6 +102,8 @@ def _verdict(result: Mapping[str, Any], answered: Answered) -> Html:
         floor = html.number(answered.floor.get(first))
         said += f" Without a model ({answered.trivial.what}): {floor}."
     notes = []
+    if count := result.get("examples_dropped"):
+        notes.append(f"{count:,} more were too long, and are left out.")
     if count := result.get("examples_cut"):
         notes.append(f"{count:,} examples were too long to be read whole.")
     if count := result.get("answers_cut"):

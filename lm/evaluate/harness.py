@@ -12,7 +12,7 @@ from typing import Any
 from lm.errors import ConfigError, UserError
 from lm.evaluate.scoring import Request, continuation_request, score, text_request
 from lm.generate.arrange import arrange
-from lm.generate.prompts import start_token
+from lm.generate.prompts import reads_both_ways, reads_sources, start_token
 from lm.generate.sampling import SamplingConfig
 from lm.generate.text import generate_text
 from lm.model.cache import position_limit
@@ -62,6 +62,11 @@ def evaluate_tasks(
             "lm-eval's tasks are for decoders with a language-model head; this model is of the "
             f"kind {config.architecture!r} with lm_head={config.lm_head!r}"
         )
+    if reads_sources(run.config):
+        raise ConfigError(
+            "lm-eval's tasks are texts to be continued, and this model learned from pairs: lm "
+            "predict asks it, and lm evaluate --input=F measures its answers"
+        )
     answers = Answers(run, batch_size=batch_size, seed=seed, report=report)
 
     class Adapter(LM):
@@ -76,23 +81,44 @@ def evaluate_tasks(
         def generate_until(self, requests: Any, **_: Any) -> list[str]:
             return answers.continuations([request.args for request in requests])
 
-    manager = TaskManager(
+    class Manager(TaskManager):
+        """Says which task it was that could not be read."""
+
+        def load(self, task_list: Any) -> Any:
+            found: list[Any] = []
+            for name in task_list:
+                try:
+                    one = super().load([name])
+                # Whatever a task's files, its functions and its data set may raise.
+                except Exception as error:
+                    kind = type(error).__name__
+                    raise UserError(
+                        f"lm-eval could not read the task {name!r}: {kind}: {error}"
+                    ) from error
+                groups = one["groups"]
+                found += [groups[name]] if name in groups else one["tasks"].values()
+            return super().load(found)
+
+    manager = Manager(
         include_path=None if include_path is None else str(include_path),
         include_defaults=include_path is None,
     )
     unknown = [name for name in tasks if not manager.match_tasks([name])]
     if unknown:
-        where = "lm-eval's own" if include_path is None else f"those in {include_path}"
+        where = (
+            "lm-eval's own"
+            if include_path is None
+            else f"those in {include_path} (a YAML file that cannot be read has none)"
+        )
         raise ConfigError(f"no task {unknown[0]!r} among {where}")
     try:
-        found = simple_evaluate(
+        return simple_evaluate(
             model=Adapter(), tasks=list(tasks), task_manager=manager, limit=limit,
             num_fewshot=num_fewshot, random_seed=seed, numpy_random_seed=seed,
             fewshot_random_seed=seed,
         )  # fmt: skip
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise UserError(f"lm-eval could not run {', '.join(tasks)}: {error}") from error
-    return found
 
 
 class Answers:
@@ -111,6 +137,7 @@ class Answers:
         self._bos = run.tokenizer.bos_id if data.add_bos else None
         self._limit = position_limit(run.config.model)
         self._params = arrange(run.model, run.params)
+        self._both_ways = reads_both_ways(run.config)
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """(log-probability, is it what greedy decoding says) of each continuation after its
@@ -124,7 +151,9 @@ class Answers:
                     start=self._start, bos=self._bos, where=f"request {number}",
                 )
             )  # fmt: skip
-        found = score(self._run.model, self._run.params, self._cut(requests))
+        found = score(
+            self._run.model, self._run.params, self._cut(requests), both_ways=self._both_ways
+        )
         return [(one.logprob, one.greedy) for one in found]
 
     def text_likelihoods(self, texts: Sequence[str]) -> list[float]:
@@ -135,7 +164,10 @@ class Answers:
             text_request(self._run.tokenizer, text, self._start, f"request {number}")
             for number, text in enumerate(texts, 1)
         ]
-        found = score(self._run.model, self._run.params, requests, window=window, stride=window)
+        found = score(
+            self._run.model, self._run.params, requests, window=window, stride=window,
+            both_ways=self._both_ways,
+        )  # fmt: skip
         return [one.logprob for one in found]
 
     def continuations(self, asked: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
@@ -175,6 +207,7 @@ class Answers:
             self._run.model, self._params, self._run.tokenizer, prompts,
             sampling=SamplingConfig(**sampling), max_new_tokens=count,
             stop=[text for text in until if text], seed=self._seed, data=self._run.config.data,
+            both_ways=self._both_ways,
         )  # fmt: skip
         return [completions[0].text for completions in done]
 

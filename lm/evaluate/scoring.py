@@ -21,6 +21,7 @@ from lm.config import ModelConfig
 from lm.data.tokenizer import Tokenizer
 from lm.errors import ConfigError, UserError
 from lm.generate.prompts import bucket
+from lm.model import Mask
 from lm.model.cache import position_limit
 from lm.types import Params
 
@@ -134,6 +135,7 @@ def score(
     *,
     window: int | None = None,
     stride: int | None = None,
+    both_ways: bool = False,
 ) -> list[Score]:
     """The log-probability of every request's tokens, in the order of the requests.
 
@@ -145,6 +147,8 @@ def score(
       stride: score sequences longer than the window in windows that move on by this many tokens; a
         token beyond the first window is predicted from window - stride + 1 tokens or more. None
         gives every token all that stands before it, and refuses what exceeds learned positions.
+      both_ways: what stands before the scored tokens sees itself both ways, as the model learned
+        from prefixes (`lm.generate.prompts.reads_both_ways`).
 
     Raises:
       ConfigError: a model that predicts no next token; stride not between 1 and the window, or
@@ -168,7 +172,9 @@ def score(
         size = _batch_size(len(members), length)
         for begin in range(0, len(members), size):
             batch = members[begin : begin + size]
-            scored = _score_batch(model, params, [pieces[i] for i in batch], size, length)
+            scored = _score_batch(
+                model, params, [pieces[i] for i in batch], size, length, both_ways
+            )
             found.update(zip(batch, scored))
     scores = [Score([], []) for _ in requests]
     for index, piece in enumerate(pieces):
@@ -232,29 +238,45 @@ def _batch_size(count: int, length: int) -> int:
 
 
 def _score_batch(
-    model: nn.Module, params: Params, pieces: Sequence[_Piece], size: int, length: int
+    model: nn.Module,
+    params: Params,
+    pieces: Sequence[_Piece],
+    size: int,
+    length: int,
+    both_ways: bool,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Log-probabilities of each piece's targets, and whether each is the likeliest. Rows are padded
     on the right, where causal attention cannot see; missing rows are all padding."""
     inputs = np.zeros((size, length), np.int32)
     targets = np.zeros((size, length), np.int32)
+    prefixes = np.ones(size, np.int32)
     for row, piece in enumerate(pieces):
         stop = len(piece.inputs)
         inputs[row, :stop] = piece.inputs
         targets[row, stop - len(piece.targets) : stop] = piece.targets
-    logprobs, likeliest = map(np.asarray, _target_logprobs(model, params, inputs, targets))
+        prefixes[row] = stop - len(piece.targets) + 1
+    found = _target_logprobs(model, params, inputs, targets, prefixes if both_ways else None)
+    logprobs, likeliest = map(np.asarray, found)
     places = [slice(len(p.inputs) - len(p.targets), len(p.inputs)) for p in pieces]
     return [(logprobs[row, own], likeliest[row, own]) for row, own in enumerate(places)]
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
 def _target_logprobs(
-    model: nn.Module, params: Params, inputs: Int[Array, "B T"], targets: Int[Array, "B T"]
+    model: nn.Module,
+    params: Params,
+    inputs: Int[Array, "B T"],
+    targets: Int[Array, "B T"],
+    prefixes: Int[Array, " B"] | None,
 ) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
     """log p(target | inputs up to there), and whether no token is likelier, with the logits of a
-    part of the tokens at a time."""
-    variables = {"params": params}
-    read: Any = model.apply(variables, inputs, method="hidden")
+    part of the tokens at a time. The first `prefixes` inputs are seen by all."""
+    variables, mask = {"params": params}, None
+    if prefixes is not None:
+        place = jnp.arange(inputs.shape[1])
+        prefix = place < prefixes[:, None]
+        mask = Mask(allowed=((place[:, None] >= place) | prefix[:, None, :])[:, None])
+    read: Any = model.apply(variables, inputs, mask=mask, method="hidden")
     hidden = read[0]
     count, vocab_size = inputs.size, model.config.vocab_size
     parts = 1

@@ -26,7 +26,7 @@ from lm.errors import ConfigError, did_you_mean
 from lm.evaluate.metrics.answers import mixed_tokens
 from lm.evaluate.metrics.entities import is_tag
 from lm.evaluate.metrics.registry import metric
-from lm.evaluate.metrics.text import has_no_words
+from lm.evaluate.metrics.text import in_other_script
 
 Answer = Mapping[str, Any]
 # `--metrics` that measures no answers.
@@ -140,7 +140,8 @@ def _check_options(chosen: Chosen) -> None:
 
 def default(config: Config, truths: Sequence[Answer]) -> tuple[list[Chosen], list[str]]:
     """What papers measure such answers by; and the names of metrics that are left out, as the
-    packages they need are not installed. Chinese has its own forms."""
+    packages they need are not installed. Chinese has its own forms; ROUGE takes the characters of
+    examples whose references are in another script than Latin, and the words of the others."""
     objective, kind = config.objective, kind_of(config)
     if kind == "classification":
         two = ["f1"] if len(_labels(config)) == 2 else []
@@ -160,10 +161,10 @@ def default(config: Config, truths: Sequence[Answer]) -> tuple[list[Chosen], lis
 
 def _of_texts(config: Config, truths: Sequence[Answer]) -> tuple[list[Chosen], list[str]]:
     chinese = _chinese(truths, "texts")
-    # Of words it refuses a text in another script.
-    others = any(has_no_words(text) for truth in truths for text in truth["texts"])
-    by_character = {"tokenizer": "characters"} if chinese or others else {}
-    rouge = Chosen("rouge", by_character)
+    # Words are runs of a-z: one example in another script does not decide for the rest.
+    others = [in_other_script(truth["texts"]) for truth in truths]
+    tokenizer = "characters" if all(others) else "script" if any(others) else "words"
+    rouge = Chosen("rouge", {} if tokenizer == "words" else {"tokenizer": tokenizer})
     if kind_of(config) == "instruction":
         wanted = [Chosen("exact_match"), rouge]
     else:

@@ -38,7 +38,8 @@ def narrowed(config: Config, split: str | None, path: str | None, target: str | 
     named `split`, or the file `path`, in the form that the split has, under its path's name.
 
     Args:
-      path: relative to the current folder where it is there, else below the data root.
+      path: relative to the current folder where it is there, else below the data root. What is
+        too long in it is cut where data.too_long is "error".
       target: the file with the targets of `path`, where they are in files apart.
 
     Raises:

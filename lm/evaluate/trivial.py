@@ -6,11 +6,16 @@ They are of the form that the model's have (`lm.predict`), so that the same metr
                        probabilities; `multi_label`: the labels that more than half of it has
     regression         the mean of the training data
     token_classification   every word's most frequent tag in the training data
-    question_answering     the sentence of the context with the most words of the question
+    question_answering     the sentence of the context with the most words of the question; no
+                       answer, where the training data has such questions and that has the higher
+                       F1 on it
     multiple_choice    the place at which the right choice most often stands
     sequence_to_sequence   the source itself; its first sentence, where targets are on average less
                        than half as long as their sources
     instruction        the most frequent answer of the training data
+
+Of what is equally frequent the first by name is taken (of places and sentences the first), so that
+the order of the data does not matter.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ import numpy as np
 
 from lm.config import Config
 from lm.data.examples_read import Example
-from lm.evaluate.metrics.answers import mixed_tokens
+from lm.evaluate.metrics.answers import mixed_tokens, squad_v2
 from lm.evaluate.selection import Answer, kind_of
 from lm.objectives.tasks.tokens import words_of
 
@@ -63,7 +68,7 @@ def _label(config: Config, learned: Any, _: Any, examples: Any, truths: Any) -> 
     counts = Counter(truth["label"] for truth in learned)
     total = len(learned) + _ADDED * len(labels)
     p = {label: (counts[label] + _ADDED) / total for label in labels}
-    most = max(labels, key=lambda label: p[label])
+    most = _most(Counter({label: counts[label] for label in labels}))
     loss = -sum(math.log(p[truth["label"]]) for truth in truths) / len(truths)
     answer = {"label": most, "probabilities": p}
     return Trivial([answer] * len(examples), f"always {most!r}, the most frequent label", loss)
@@ -100,27 +105,35 @@ def _tags(config: Config, learned: Any, training: Any, examples: Any, truths: An
     for example, truth in training:
         for word, tag in zip(words_of(example), truth["tags"]):
             by_word[word][tag] += 1
-    every = sum(by_word.values(), Counter())
-    [(most, _)] = every.most_common(1)
+    most = _most(sum(by_word.values(), Counter()))
+    likeliest = {word: _most(tags) for word, tags in by_word.items()}
     answers = []
     for example in examples:
-        tags = [by_word[w].most_common(1)[0][0] if w in by_word else most
-                for w in words_of(example)]  # fmt: skip
+        tags = [likeliest.get(word, most) for word in words_of(example)]
         answers.append({"tags": tags, "probabilities": [None] * len(tags)})
     return Trivial(answers, f"every word's most frequent tag; {most!r} for words never seen")
 
 
-def _span(config: Config, learned: Any, _: Any, examples: Any, truths: Any) -> Trivial:
-    answers = []
-    for example in examples:
-        asked = set(mixed_tokens(example.values["question"]))
-        # Of equally good ones the first.
-        best = max(
-            sentences(example.values["context"]),
-            key=lambda sentence: len(asked & set(mixed_tokens(sentence))),
-        )
-        answers.append({"answer": best, "score": None})
-    return Trivial(answers, "the sentence of the context with the most words of the question")
+def _span(config: Config, learned: Any, training: Any, examples: Any, truths: Any) -> Trivial:
+    golds = [truth["answers"] for truth in learned]
+    if not all(golds):
+        said = [_sentence(example)["answer"] for example, _ in training]
+        nothing, sentence = (squad_v2(each, golds)["f1"] for each in ([""] * len(golds), said))
+        if nothing >= sentence:
+            answer = {"answer": "", "score": None}
+            return Trivial([answer] * len(examples), "no answer to any question")
+    what = "the sentence of the context with the most words of the question"
+    return Trivial(list(map(_sentence, examples)), what)
+
+
+def _sentence(example: Example) -> dict[str, Any]:
+    asked = set(mixed_tokens(example.values["question"]))
+    # Of equally good ones the first.
+    best = max(
+        sentences(example.values["context"]),
+        key=lambda sentence: len(asked & set(mixed_tokens(sentence))),
+    )
+    return {"answer": best, "score": None}
 
 
 def _choice(config: Config, learned: Any, _: Any, examples: Any, truths: Any) -> Trivial:
@@ -132,7 +145,7 @@ def _choice(config: Config, learned: Any, _: Any, examples: Any, truths: Any) ->
         p = [(counts[place] + _ADDED) / total for place in places]
         answers.append({"label": int(np.argmax(p)), "probabilities": p})
     losses = [math.log(a["probabilities"][t["label"]]) for a, t in zip(answers, truths)]
-    what = f"always choice {max(counts, key=lambda place: counts[place])}, the most often right one"
+    what = f"always choice {_most(counts)}, the most often right one"
     return Trivial(answers, what, -sum(losses) / len(losses))
 
 
@@ -146,9 +159,14 @@ def _copy(config: Config, learned: Any, training: Any, examples: Any, truths: An
 
 
 def _reply(config: Config, learned: Any, _: Any, examples: Any, truths: Any) -> Trivial:
-    [(most, _)] = Counter(truth["texts"][0] for truth in learned).most_common(1)
+    most = _most(Counter(truth["texts"][0] for truth in learned))
     shown = most if len(most) <= 40 else f"{most[:40]} ..."
     return Trivial([{"text": most}] * len(examples), f"always {shown!r}, the most frequent answer")
+
+
+def _most(counts: Counter[Any]) -> Any:
+    """The most frequent; of several the first by name."""
+    return min(counts, key=lambda name: (-counts[name], name))
 
 
 _KINDS: dict[str, Callable[..., Trivial]] = {

@@ -65,7 +65,8 @@ def evaluate_run(
 ) -> Evaluation:
     """The loss, and what else the objective's terms say, of every validation split of a run; with
     perplexity and bits per byte where tokens are predicted, and where there are answers with the
-    metrics of `lm.evaluate.answers`.
+    metrics of `lm.evaluate.answers`. Examples that are too long are what data.too_long says, as in
+    training: those that are dropped have neither a loss nor an answer ("examples_dropped").
 
     Args:
       baseline: adds under "baseline" what needs no model (`lm.evaluate.baseline`, and of answers
@@ -97,7 +98,7 @@ def evaluate_run(
         for size in (batch_size, config.evaluation.batch_size, config.train.batch_size)
         if size is not None
     )
-    results = _losses(
+    results, dropped = _losses(
         run, config, data_root, cache_dir, rows, limit, baseline=baseline, report=report
     )
     answered: dict[str, Answered] = {}
@@ -106,16 +107,23 @@ def evaluate_run(
     floor = _without_model(run, config, data_root, cache_dir) if baseline else None
     for name, source in config.data.validation.items():
         with named("validation", name):
-            examples = labelled(run, config, source, data_root, cache_dir)
+            without = dropped.get(name, frozenset())
+            every = enumerate(labelled(run, config, source, data_root, cache_dir))
+            examples = (example for number, example in every if number not in without)
             chosen = list(examples if limit is None else islice(examples, limit * rows))
             answered[name] = answer_split(
                 run, config, chosen, answering, batch_size=batch_size or min(rows, AT_ONCE),
-                trivial=floor, report=report,
+                trivial=floor, report=report, dropped=len(without),
             )  # fmt: skip
         result = as_json(config, answered[name])
         # What the terms say under the same name is the same.
         results.setdefault(name, {}).update(result)
     return Evaluation(results, answered)
+
+
+def gives_answers(config: Config, asked: Asked | None) -> bool:
+    """Whether `evaluate_run` has answers to show. Raises ConfigError as it does."""
+    return _answers(config, asked) is not None
 
 
 def _answers(config: Config, asked: Asked | None) -> Asked | None:
@@ -148,12 +156,13 @@ def _losses(
     *,
     baseline: bool,
     report: Callable[[str], None],
-) -> dict[str, dict[str, Any]]:
-    """The means of the objective's terms, by split."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, frozenset[int]]]:
+    """The means of the objective's terms, by split; and the numbers of a split's examples that have
+    no part in them, as they are too long."""
     objective = config.objective
     if run.objective is None or objective is None:
         report("a converted model has no objective, so no loss")
-        return {}
+        return {}, {}
     dataset = _opened(run, config, data_root, cache_dir)
     known = run.data.get("validation", {})
     for name, fingerprint in dataset.validation_fingerprints.items():
@@ -181,7 +190,7 @@ def _losses(
             results[name]["baseline"] = _baseline(
                 run, split.batches(rows, limit=limit), probabilities, means
             )
-    return results
+    return results, {name: split.dropped for name, split in dataset.validation.items()}
 
 
 def _reads_and_writes(config: Config) -> bool:

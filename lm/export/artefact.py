@@ -16,7 +16,6 @@ from lm import config as configs
 from lm.config import Config, TaskBase
 from lm.convert import safetensors
 from lm.convert.outgoing import DTYPES, Dtype, SavedParams, check_same, narrowed, whole_folder
-from lm.convert.store import nested
 from lm.convert.tensors import ByteProgress
 from lm.convert.tokenizer_export import library_of
 from lm.data.tokenizer import Tokenizer, load_tokenizer
@@ -34,6 +33,7 @@ from lm.objectives.tasks.classification import ClassificationObjective, Regressi
 from lm.objectives.tasks.rows import layout_of
 from lm.objectives.tasks.tokens import TokenClassificationObjective
 from lm.train.early_stopping import Step
+from lm.train.restoring import nested
 from lm.train.workdir import TOKENIZER, read_config, write_json
 
 FORMAT = 1

@@ -47,15 +47,15 @@ class Artefact:
     """
 
     def __init__(self, folder: str | Path, *, verify: bool = True) -> None:
-        """Raises NotPossibleError for a folder that is not whole (`verify`: file by file, by
-        SHA-256), and where this machine's platform is not one it was exported for."""
+        """Raises NotPossibleError for a folder that is none or not whole (`verify`: file by file,
+        by SHA-256), and where this machine's platform is not one it was exported for."""
         self.folder = Path(folder)
-        self.manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        self.manifest = _manifest(self.folder / "manifest.json")
         if verify:
             _verify(self.folder, self.manifest["files"])
         self.kind, self.how = self.manifest["kind"], self.manifest["how"]
-        names = {"gpu": "cuda"}
-        platform = names.get(jax.default_backend(), jax.default_backend())
+        # "cuda" or "rocm", where JAX itself says "gpu" of both.
+        platform = export.default_export_platform()
         if platform not in self.manifest["platforms"]:
             known = ", ".join(self.manifest["platforms"])
             raise NotPossibleError(f"exported for {known}, and JAX runs on {platform} here")
@@ -210,7 +210,8 @@ class Artefact:
         rows, places, words = [], [], [text.split() for text in texts]
         for of_text in words:
             encoding = self.tokenizer.encode(" ".join(of_text), add_special_tokens=False)
-            begins = np.cumsum([0, *(len(word) + 1 for word in of_text[:-1])])
+            # A number a word: of a text without words none.
+            begins = np.cumsum([0, *(len(word) + 1 for word in of_text)])[:-1]
             first = np.searchsorted([end for _, end in encoding.offsets], begins, side="right")
             (kept,), _ = self._fitted([encoding.ids])
             rows.append(self._row([kept]))
@@ -328,6 +329,20 @@ def read_weights(path: Path) -> dict[str, Any]:
         assert math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize == end - begin, name
         place[last] = data[begin:end].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
     return tree
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NotPossibleError(
+            f"{path} cannot be read ({error.strerror}): is the folder what lm export wrote, whole?"
+        ) from None
+    except ValueError as error:
+        raise NotPossibleError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(found, dict) or "program" not in found:
+        raise NotPossibleError(f"{path} is not what lm export wrote: it names no program")
+    return found
 
 
 def _verify(folder: Path, files: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ def advance(
     return jax.lax.while_loop(unfinished, step, state)
 
 
-@functools.partial(jax.jit, static_argnames=("length",), donate_argnames=("cache",))
+@functools.partial(jax.jit, static_argnames=("length",))
 def grown(cache: Cache, *, length: int) -> Cache:
     """The cache with `length` slots."""
     more = length - cache.length

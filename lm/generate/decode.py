@@ -35,6 +35,7 @@ from lm.generate.prompts import (
     row_keys,
 )
 from lm.generate.sampling import SamplingConfig
+from lm.model import Mask
 from lm.model.cache import position_limit
 from lm.types import Params
 
@@ -83,13 +84,16 @@ class Decoding:
         vocab_size: int | None = None,
         start: Sequence[int] | None = None,
         chunk: int | None = None,
+        both_ways: bool = False,
     ) -> None:
-        """See `generate`. `chunk` is the number of steps between looks of the host; None is all."""
+        """See `generate`. `chunk` is the number of steps between looks of the host; None is all.
+        `both_ways`: see `lm.generate.beam.beam_search`."""
         config: ModelConfig = model.config
         check_architecture(config, start)
         vocab_size = min(vocab_size or config.vocab_size, config.vocab_size)
         self._limit = position_limit(config)
         self._source: dict[str, Any] = {}
+        self._mask: dict[str, Any] = {"mask": Mask()} if both_ways else {}
         if config.architecture == "encoder_decoder":
             check_sources(self._limit, prompts, config.source_vocab_size or vocab_size)
             longest = bucket(max(map(len, prompts)), self._limit)
@@ -140,7 +144,7 @@ class Decoding:
             tokens,
             positions,
             self._keys,
-            self._source,
+            {**self._source, **self._mask},
             sequences=self._sequences,
             length=length,
         )

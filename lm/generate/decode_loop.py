@@ -72,7 +72,8 @@ def prefill(
 ) -> tuple[State, Array, Array]:
     """Reads the prompts into a cache of `length` slots, gives each prompt `sequences` rows, and
     chooses the first token: (state, tokens [B], logprobs [B]) with B = P * sequences. `source` is
-    what an encoder reads: once, the cache keeps what the decoder needs of it."""
+    what an encoder reads: once, the cache keeps what the decoder needs of it; or the mask of a
+    decoder's prompts that see themselves both ways."""
     model, variables = settings.model, {"params": params}
     cache = empty_slots(model.config, tokens.shape[0], length)
     read: Any = model.apply(

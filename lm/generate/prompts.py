@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.config import DataConfig, ModelConfig
+from lm.config import Config, DataConfig, ModelConfig, SequenceToSequence, SourceToTarget
 from lm.data.tokenizer import Tokenizer
 from lm.errors import ConfigError, UserError
 from lm.model.cache import cache_bytes
@@ -25,6 +25,19 @@ def start_token(data: DataConfig, tokenizer: Tokenizer) -> int | None:
     if data.add_eos and data.packing == "stream" and not data.segments:
         return tokenizer.eos_id
     return None
+
+
+def reads_both_ways(config: Config) -> bool:
+    """Whether prompts see themselves both ways: those of a decoder that learned from prefixes, or
+    from pairs of texts (`lm.objectives.seq2seq`)."""
+    return config.model.architecture == "decoder" and isinstance(config.objective, SourceToTarget)
+
+
+def reads_sources(config: Config) -> bool:
+    """Whether a prompt is a text of its own, after which another one is written: an
+    encoder-decoder's, or that of a decoder that learned from pairs of texts."""
+    joined = config.model.architecture == "encoder_decoder"
+    return joined or (reads_both_ways(config) and isinstance(config.objective, SequenceToSequence))
 
 
 def bucket(length: int, limit: int | None = None) -> int:

@@ -201,6 +201,8 @@ def generate_text(
     chunk: int = 8,
     constraints: Constraints | None = None,
     draft: Draft | None = None,
+    both_ways: bool = False,
+    sources: bool = False,
 ) -> list[list[TextCompletion]]:
     """Continues text prompts; rows end at the tokenizer's eos or a stop string. An encoder-decoder
     reads them and writes new texts. Samples are all made in one batch; a search sorts prompts by
@@ -222,6 +224,8 @@ def generate_text(
         tokens; it changes no result. (A search gives every text at the end.)
       constraints: of beam search, what may be said.
       draft: of sampling, who proposes tokens (`lm.generate.speculative`).
+      both_ways, sources: of a decoder: its prompts see themselves both ways, and are texts of their
+        own (see `reads_both_ways` and `reads_sources` in `lm.generate.prompts`).
 
     Returns:
       One list of `num_return_sequences` completions a prompt.
@@ -229,14 +233,20 @@ def generate_text(
     Raises:
       ConfigError, UserError: as `generate` or `beam_search`; an empty stop string, or any with a
         search; constraints without beam search, several sequences of a contrastive one; a draft
-        with a search, or one that does not fit; text that cannot be encoded.
+        with a search, or one that does not fit; `both_ways` with a draft or a contrastive search;
+        text that cannot be encoded.
     """
-    joined = model.config.architecture == "encoder_decoder"
+    joined = sources or model.config.architecture == "encoder_decoder"
     encode = encode_source if joined else encode_prompt
     encoded = [[*before, *encode(tokenizer, text, data)] for text in prompts]
     n, eos_id = num_return_sequences, tokenizer.eos_id
-    # What a row's text goes on from: its prompt, or in an encoder-decoder nothing.
+    # What a row's text goes on from: its prompt, or after a text of its own nothing.
     read = [[] if joined else tokens for tokens in encoded]
+    if both_ways and (draft is not None or isinstance(sampling, ContrastiveConfig)):
+        raise ConfigError(
+            "this model reads prompts both ways, as it learned from prefixes, which neither a "
+            "draft nor contrastive search does: leave that out"
+        )
     if constraints is not None and not isinstance(sampling, BeamConfig):
         raise ConfigError("constraints are for beam search alone")
     if not isinstance(sampling, SamplingConfig):
@@ -249,10 +259,10 @@ def generate_text(
             )
         found = _search(
             model, params, encoded, sampling, n, constraints, max_new_tokens=max_new_tokens,
-            eos_id=eos_id, vocab_size=tokenizer.vocab_size, start=start,
+            eos_id=eos_id, vocab_size=tokenizer.vocab_size, start=start, both_ways=both_ways,
         )  # fmt: skip
         return _texts(tokenizer, read, found, on_text)
-    begin: Any = Decoding
+    begin: Any = functools.partial(Decoding, both_ways=both_ways)
     if draft is not None:
         begin = functools.partial(SpeculativeDecoding, draft=draft)
     decoding: Decoding = begin(
@@ -285,12 +295,13 @@ def _search(
     how: BeamConfig | ContrastiveConfig,
     num_return_sequences: int,
     constraints: Constraints | None,
+    both_ways: bool,
     **options: Any,
 ) -> Sequence[Sequence[Completion]]:
     if isinstance(how, BeamConfig):
         return beam_search(
             model, params, encoded, beams=how, num_return_sequences=num_return_sequences,
-            constraints=constraints, **options,
+            constraints=constraints, both_ways=both_ways, **options,
         )  # fmt: skip
     if num_return_sequences != 1:
         raise ConfigError(

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from lm.config import ModelConfig, Rotary
+from lm.config import ModelConfig, RelativeKeys, Rotary
 from lm.model.cache import LayerCache, append
-from lm.model.layers import Linear, Norm, residual_stddev
+from lm.model.layers import Embedding, Linear, Norm, projection_stddev
 from lm.model.masks import Mask, Span
-from lm.model.positions import rotate
+from lm.model.positions import relative_keys, rotate
 
 
 class Memory(struct.PyTreeNode):
@@ -33,6 +33,7 @@ class Context(struct.PyTreeNode):
     mask: Mask = Mask()
     bias: Float[Array, "#B N T S"] | None = None
     rotary: tuple[Float[Array, "#B T half"], Float[Array, "#B T half"]] | None = None
+    distance: Int[Array, "#B T S"] | None = None
     spans: tuple[Span, ...] | None = struct.field(pytree_node=False, default=None)
     memory: Memory | None = None
 
@@ -115,7 +116,11 @@ class Attention(nn.Module):
     ) -> tuple[Float[Array, "B T D"], LayerCache | None]:
         c = self.config
         width = c.width_of_head
+        scale = 1 / math.sqrt(width) if c.attention_scale is None else c.attention_scale
         query = self._project(x, "query", c.num_heads)
+        if isinstance(c.position, RelativeKeys):
+            bias = self._distance_bias(query, context, c.position.max_distance)
+            context = context.replace(bias=scale * bias)
         if self.cross:
             key, value, cache = self._of_memory(x, context, cache)
             context = Context(mask=context.memory.mask) if context.memory else Context()
@@ -137,7 +142,7 @@ class Attention(nn.Module):
             key,
             value,
             context,
-            scale=1 / math.sqrt(width) if c.attention_scale is None else c.attention_scale,
+            scale=scale,
             cap=c.attention_softcap,
             dropout=nn.Dropout(c.dropout.attention, deterministic=not train),
         )
@@ -146,7 +151,7 @@ class Attention(nn.Module):
             (c.d_model,),
             ("heads", "head", "embed"),
             c.attention_output_bias,
-            residual_stddev(c),
+            projection_stddev(c, c.num_heads * width, c.d_model, residual=True),
             jnp.dtype(c.compute_dtype),
             name="output",
         )
@@ -155,13 +160,14 @@ class Attention(nn.Module):
     def _project(self, x: jax.Array, name: str, heads: int) -> jax.Array:
         """Queries, keys or values of every head."""
         c = self.config
+        joint = (c.num_heads + 2 * c.kv_heads) * c.width_of_head
         axis = "heads" if name == "query" else "kv_heads"
         linear = Linear(
             (c.d_model,),
             (heads, c.width_of_head),
             ("embed", axis, "head"),
             c.attention_bias,
-            c.init.stddev,
+            0.0 if name in c.init.zero else projection_stddev(c, c.d_model, joint),
             jnp.dtype(c.compute_dtype),
             name=name,
         )
@@ -169,6 +175,22 @@ class Attention(nn.Module):
         if c.qk_norm and name != "value":
             y = Norm(c.norm, c.width_of_head, name=f"{name}_norm")(y)
         return y
+
+    def _distance_bias(
+        self, query: Float[Array, "B T N H"], context: Context, farthest: int
+    ) -> Float[Array, "B N T S"]:
+        """What trained vectors of distances add to the products of queries and keys."""
+        heads, width = query.shape[2:]
+        table = Embedding(
+            farthest + 1,
+            heads * width,
+            ("position", None),
+            self.config.init.stddev,
+            query.dtype,
+            name="position_embedding",
+        )
+        vectors = table(jnp.arange(farthest + 1)).reshape(-1, heads, width)
+        return relative_keys(query, vectors, context.distance)
 
     def _of_memory(
         self, x: jax.Array, context: Context, cache: LayerCache | None

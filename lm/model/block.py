@@ -17,7 +17,7 @@ from lm.model.layers import FeedForward, Norm
 
 class Block(nn.Module):
     """pre: x + f(norm(x)). post: norm(x + f(x)). f is attention, then with `cross` attention to the
-    encoder's output, then the feed-forward."""
+    encoder's output, then the feed-forward (none where d_ff is 0)."""
 
     config: ModelConfig
     cross: bool = False
@@ -54,5 +54,6 @@ class Block(nn.Module):
         if self.cross:
             cross = Attention(c, cross=True, name="cross_attention")
             x, cache = residual(x, norm("cross_attention_norm"), attend(cross))
-        x, _ = residual(x, norm("mlp_norm"), lambda h: (feed_forward(h, train=train), None))
+        if c.d_ff:
+            x, _ = residual(x, norm("mlp_norm"), lambda h: (feed_forward(h, train=train), None))
         return x, cache

@@ -53,7 +53,7 @@ class WithHeads(nn.Module):
                 (c.vocab_size,),
                 ("embed", "vocab"),
                 c.lm_head_bias,
-                stddev,
+                0.0 if "readout" in c.init.zero else stddev,
                 dtype,
                 jnp.float32,
             )

@@ -30,10 +30,15 @@ def boxed_normal(stddev: float, axes: tuple[str | None, ...]) -> Callable[..., A
     return nn.with_logical_partitioning(nn.initializers.normal(stddev), axes)
 
 
-def residual_stddev(config: ModelConfig) -> float:
-    """Standard deviation of the projections into the residual stream (GPT-2, section 2.3)."""
-    scale = math.sqrt(2 * config.num_layers) if config.init.scale_residual else 1.0
-    return config.init.stddev / scale
+def projection_stddev(
+    config: ModelConfig, inputs: int, outputs: int, *, residual: bool = False
+) -> float:
+    """Standard deviation of the initial weights of one of a layer's matrices; `residual` is one
+    into the residual stream (GPT-2, section 2.3)."""
+    init = config.init
+    scale = math.sqrt(2 * config.num_layers) if residual and init.scale_residual else 1.0
+    xavier = init.projections == "xavier"
+    return (math.sqrt(2 / (inputs + outputs)) if xavier else init.stddev) / scale
 
 
 def input_axes(name: str, axes: int) -> int:
@@ -295,7 +300,13 @@ class FeedForward(nn.Module):
         activation, gated = ACTIVATIONS[c.activation]
         dtype = jnp.dtype(c.compute_dtype)
         widen = functools.partial(
-            Linear, (c.d_model,), (c.d_ff,), ("embed", "mlp"), c.mlp_bias, c.init.stddev, dtype
+            Linear,
+            (c.d_model,),
+            (c.d_ff,),
+            ("embed", "mlp"),
+            c.mlp_bias,
+            projection_stddev(c, c.d_model, c.d_ff),
+            dtype,
         )
         hidden = widen(name="up")(x)
         hidden = activation(widen(name="gate")(x)) * hidden if gated else activation(hidden)
@@ -305,7 +316,7 @@ class FeedForward(nn.Module):
             (c.d_model,),
             ("mlp", "embed"),
             c.mlp_bias,
-            residual_stddev(c),
+            projection_stddev(c, c.d_ff, c.d_model, residual=True),
             dtype,
             name="down",
         )(hidden)

@@ -6,8 +6,10 @@ code of their own: they differ in the positions they pass. Everything is compute
 
 from __future__ import annotations
 
+import functools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -173,3 +175,41 @@ def by_distance(x: Float[Array, "B N T distances"], num_keys: int) -> Float[Arra
     batch, heads, length, distances = x.shape
     flat = x.reshape(batch, heads, length * distances)[..., length:]
     return flat.reshape(batch, heads, length, distances - 1)[..., :num_keys]
+
+
+def relative_keys(
+    query: Float[Array, "B T N H"],
+    vectors: Float[Array, "R N H"],
+    distance: Int[Array, "#B T S"] | None,
+) -> Float[Array, "B N T S"]:
+    """The product of every query with the vector of its distance to each key (Shaw et al. 2018):
+    distances below 0 count as 0, those beyond the table as its last. None are queries and keys that
+    are the same tokens, in order."""
+    length, farthest = query.shape[1], len(vectors) - 1
+
+    def in_order(query: jax.Array, vectors: jax.Array, num_keys: int) -> jax.Array:
+        distances = np.arange(num_keys, -length, -1).clip(0, farthest)
+        products = jnp.einsum(
+            "btnh,rnh->bntr", query, vectors[distances], preferred_element_type=jnp.float32
+        )
+        return by_distance(products, num_keys)
+
+    if distance is None:
+        return in_order(query, vectors, length)
+
+    def anyhow(query: jax.Array, vectors: jax.Array) -> jax.Array:
+        products = jnp.einsum("btnh,rnh->bntr", query, vectors, preferred_element_type=jnp.float32)
+        rows = jnp.broadcast_to(distance, (len(query), *distance.shape[1:]))
+        return jnp.take_along_axis(products, rows.clip(0, farthest)[:, None], axis=-1)
+
+    # Rows that are one text each are in order though their positions are told: looking up every
+    # pair by itself takes, with its gradient, several times as long as all else.
+    num_keys = distance.shape[-1]
+    ordered = np.arange(num_keys - length, num_keys)[:, None] - np.arange(num_keys)
+    return jax.lax.cond(
+        jnp.all(distance == ordered),
+        functools.partial(in_order, num_keys=num_keys),
+        anyhow,
+        query,
+        vectors,
+    )

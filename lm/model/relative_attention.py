@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from lm.config import ModelConfig
-from lm.model.layers import Linear, residual_stddev
+from lm.model.layers import Linear, projection_stddev
 from lm.model.positions import by_distance
 
 
@@ -46,7 +46,8 @@ class RelativeAttention(nn.Module):
 
         def project() -> Linear:
             axes = ("embed", "heads", "head")
-            return Linear((c.d_model,), (heads, width), axes, False, stddev, dtype)
+            initial = projection_stddev(c, c.d_model, 3 * heads * width)
+            return Linear((c.d_model,), (heads, width), axes, False, initial, dtype)
 
         self.query, self.key, self.value, self.relative = (project() for _ in range(4))
         self.content_bias, self.position_bias, self.segment_bias = (
@@ -58,7 +59,7 @@ class RelativeAttention(nn.Module):
             (c.d_model,),
             ("heads", "head", "embed"),
             False,
-            residual_stddev(c),
+            projection_stddev(c, heads * width, c.d_model, residual=True),
             dtype,
         )
         self.dropout = nn.Dropout(c.dropout.attention)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from lm.config import ALiBi, Learned, ModelConfig, Rotary, Sinusoidal, T5Relative
+from lm.config import ALiBi, Learned, ModelConfig, RelativeKeys, Rotary, Sinusoidal, T5Relative
 from lm.model.attention import Context, Memory
 from lm.model.block import Block
 from lm.model.cache import Cache, append, check_length
@@ -172,7 +172,7 @@ class Stack(nn.Module):
         query, key = mask.query_positions, mask.key_positions
         query = jnp.arange(num_queries)[None] if query is None else query
         key = jnp.arange(num_keys)[None] if key is None else key
-        bias = rotary = None
+        bias = rotary = distance = None
         if isinstance(c.position, ALiBi):
             bias = alibi_bias(query, key, c.num_heads)
         if isinstance(c.position, T5Relative):
@@ -180,11 +180,13 @@ class Stack(nn.Module):
             bias = t5_bias(table, query, key, c.position.max_distance, both_ways=not self.causal)
         if isinstance(c.position, Rotary):
             rotary = rotary_tables(query, int(c.width_of_head * c.position.fraction), c.position)
+        if isinstance(c.position, RelativeKeys) and mask.query_positions is not None:
+            distance = query[:, :, None] - key[:, None, :]
         contexts: dict[str, Context] = {}
         for kind in dict.fromkeys(c.layer_pattern):
             limited = mask & Mask(window=c.window if kind == "local" else None)
             spans = limited.spans(num_queries, num_keys, query_block(num_queries))
-            contexts[kind] = Context(limited, bias, rotary, spans, memory)
+            contexts[kind] = Context(limited, bias, rotary, distance, spans, memory)
         return contexts
 
     def _run_layers(

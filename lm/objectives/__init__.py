@@ -5,6 +5,7 @@ from __future__ import annotations
 from lm.config import (
     CausalLM,
     Classification,
+    InContextRegression,
     MaskedLM,
     ModelConfig,
     MultipleChoice,
@@ -19,6 +20,7 @@ from lm.config import (
 )
 from lm.objectives.base import Objective, Term
 from lm.objectives.clm import CausalLMObjective
+from lm.objectives.in_context import InContextRegressionObjective
 from lm.objectives.mlm import MaskedLMObjective
 from lm.objectives.plm import PermutationLMObjective
 from lm.objectives.rtd import ReplacedTokensObjective
@@ -48,6 +50,8 @@ def build_objective(objective: ObjectiveConfig, model: ModelConfig) -> Objective
         return ReplacedTokensObjective(objective, model)
     if isinstance(objective, PermutationLM):
         return PermutationLMObjective(objective, model)
+    if isinstance(objective, InContextRegression):
+        return InContextRegressionObjective(objective, model)
     if isinstance(objective, TaskBase):
         return _task(objective, model)
     return SequenceObjective(objective, model)

@@ -3,10 +3,8 @@ whoever asks, or else the roles' own names."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import glob
-import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +22,7 @@ from lm.config import (
     TfdsDataset,
     TsvFiles,
 )
-from lm.data.examples_read import Example, read_examples
+from lm.data.examples_read import Example, csv_rows, read_examples
 from lm.data.files import read_lines
 from lm.errors import ConfigError, UserError, did_you_mean
 from lm.predict.roles import ID, Forms, forms_of, single, words
@@ -112,13 +110,20 @@ class InputFiles:
         raise ConfigError(f"{name} is lines of text or of JSON; for --format={form} name a file")
 
     def _format_of(self, path: Path) -> Format:
-        endings = [ending for ending in path.suffixes if ending != ".gz"]
-        ending = endings[-1].lower() if endings else ""
+        ending = _ending(path)
+        source = self._source
+        columns = isinstance(source, ExampleFiles) and source.format == "columns"
+        learned = source.paths if isinstance(source, ExampleFiles) and columns else ()
+        if ending == ".txt" and any(_ending(Path(one)) == ending for one in learned):
+            raise ConfigError(
+                f"{path} may be CoNLL's columns, as the training data in files of this ending is, "
+                "or a sentence a line: say --format=columns or --format=lines"
+            )
         if ending in _ENDINGS:
             return _ENDINGS[ending]
         if ending == ".json" and self._answers_spans:
             return "squad"
-        if isinstance(self._source, ExampleFiles) and self._source.format == "columns":
+        if columns:
             return "columns"
         if ending != ".json" and single(self._forms):
             return "lines"
@@ -135,6 +140,12 @@ class InputFiles:
                 "give JSON lines, or a table"
             )
         for number, line in lines:
+            if role == "words" and not line.strip():
+                raise UserError(
+                    f"{name}:{number} is blank, and a line should be a sentence, its words with "
+                    "spaces between: --format=columns reads CoNLL's columns, a word a line and a "
+                    "blank line after a sentence"
+                )
             yield Example({role: line}, f"{name}:{number}")
 
     def _objects(self, lines: Iterator[tuple[int, str]], name: str) -> Iterator[Example]:
@@ -171,12 +182,11 @@ class InputFiles:
 
     def _table(self, path: str, files: ExampleFiles) -> tuple[Columns, bool]:
         """Which column is what, and whether there is a header."""
-        separator = files.separator or ("," if files.format == "csv" else "\t")
-        lines = (line for _, line in read_lines(Path(path), files.encoding))
         if files.format == "csv":
-            cells = next(csv.reader(io.StringIO(next(lines, "")), delimiter=separator), [])
+            _, cells = next(csv_rows(Path(path), files), (1, [""]))
         else:
-            cells = next(lines, "").split(separator)
+            _, first = next(read_lines(Path(path), files.encoding), (1, ""))
+            cells = first.split(files.separator or "\t")
         if self._header is not False:
             found = self._named(cells)
             if found is not None:
@@ -225,6 +235,12 @@ class InputFiles:
             f"--field={self._forms[0].inputs[0]}=NAME says which one is what"
             + (", by its number (from 0) where there is no header" if what == "column" else "")
         )
+
+
+def _ending(path: Path) -> str:
+    """The last of a name, in small letters; that of compression is none."""
+    endings = [ending for ending in path.suffixes if ending != ".gz"]
+    return endings[-1].lower() if endings else ""
 
 
 def _object(line: str, place: str) -> dict[str, Any]:

@@ -9,9 +9,17 @@ from lm.data.examples_read import Example
 from lm.data.tokenizer import stream_decoder
 from lm.errors import ConfigError, UserError
 from lm.generate.beam_config import BeamConfig
+from lm.generate.decode import FinishReason
+from lm.generate.prompts import reads_both_ways
 from lm.generate.text import around_source, encode_prompt
 from lm.model.cache import position_limit
-from lm.objectives.tasks.instruction import ANSWERS, Chat, InstructionObjective, messages_of
+from lm.objectives.tasks.instruction import (
+    ANSWERS,
+    Chat,
+    InstructionObjective,
+    Message,
+    messages_of,
+)
 from lm.objectives.tasks.rows import checked_text, value_of
 from lm.train.workdir import Run
 
@@ -41,22 +49,17 @@ class Reader:
         """
         raise NotImplementedError
 
-    def said(self, prompt: Sequence[int], tokens: Sequence[int]) -> tuple[str, bool]:
-        """The text of the tokens that came after `prompt`, which may end with eos; and whether it
-        has another end than that."""
-        return self.tokenizer.decode(self._without_eos(tokens)), False
+    def new_tokens(self, prompt: Sequence[int]) -> int:
+        """The most tokens of the answer to a prompt."""
+        return self.max_new_tokens
+
+    def said(self, prompt: Sequence[int], tokens: Sequence[int]) -> tuple[str, FinishReason | None]:
+        """The text of the tokens that came after `prompt`, which may end with eos; and what ended
+        it, None where the search knows."""
+        return self.tokenizer.decode(self._without_eos(tokens)), None
 
     def _without_eos(self, tokens: Sequence[int]) -> Sequence[int]:
         return tokens[:-1] if tokens and tokens[-1] == self.eos_id else tokens
-
-    def _checked_room(self, tokens: list[int], what: str) -> list[int]:
-        if self._limit is not None and len(tokens) + self.max_new_tokens > self._limit:
-            raise UserError(
-                f"the {what} has {len(tokens)} tokens, and with max_new_tokens="
-                f"{self.max_new_tokens} after it the model's {self._limit} positions end: shorten "
-                "it, or make fewer new tokens"
-            )
-        return tokens
 
 
 class SourceReader(Reader):
@@ -68,7 +71,7 @@ class SourceReader(Reader):
 
     def __init__(self, run: Run, max_new_tokens: int | None) -> None:
         model, data = run.config.model, run.config.data
-        self.both_ways = model.architecture == "decoder"
+        self.both_ways = reads_both_ways(run.config)
         limit, room = position_limit(model), data.sequence_length
         if max_new_tokens is None:
             max_new_tokens = self._target_length(run)
@@ -103,37 +106,70 @@ class SourceReader(Reader):
         return [*self._before, *kept, *self._after], len(ids) - len(kept)
 
 
-class ContinuationReader(Reader):
-    """A text as the beginning of a document."""
+class PromptReader(Reader):
+    """What an answer follows in the same row. Where nobody says how long answers are, they have at
+    most NEW_TOKENS tokens and half of the positions, and after long prompts what is left."""
 
     def __init__(self, run: Run, max_new_tokens: int | None) -> None:
-        super().__init__(run, max_new_tokens or _new_tokens(run))
+        limit = position_limit(run.config.model)
+        most = NEW_TOKENS if limit is None else max(1, min(NEW_TOKENS, limit // 2))
+        super().__init__(run, max_new_tokens or most)
+        # What was asked for has to fit; else a prompt leaves room enough for one.
+        self._least = max_new_tokens or 1
+
+    def new_tokens(self, prompt: Sequence[int]) -> int:
+        if self._limit is None:
+            return self.max_new_tokens
+        return min(self.max_new_tokens, self._limit - len(prompt))
+
+    def _fits(self, tokens: Sequence[int]) -> bool:
+        return self._limit is None or len(tokens) + self._least <= self._limit
+
+    def _checked_room(self, tokens: list[int], what: str) -> list[int]:
+        if not self._fits(tokens):
+            after = f"max_new_tokens={self._least}" if self._least > 1 else "an answer"
+            raise UserError(
+                f"the {what} has {len(tokens)} tokens, and with {after} after it exceeds the "
+                f"{self._limit} positions that the model has: shorten it"
+                + (", or make fewer new tokens" if self._least > 1 else "")
+            )
+        return tokens
+
+
+class ContinuationReader(PromptReader):
+    """A text as the beginning of a document."""
 
     def read(self, example: Example) -> tuple[list[int], int]:
         text = checked_text(value_of(example, "text"), "text", example.place)
         return self._checked_room(encode_prompt(self.tokenizer, text, self.data), "text"), 0
 
-    def said(self, prompt: Sequence[int], tokens: Sequence[int]) -> tuple[str, bool]:
+    def said(self, prompt: Sequence[int], tokens: Sequence[int]) -> tuple[str, FinishReason | None]:
         # The prompt decides whether a space precedes the first word, in some tokenizers.
         decoder = stream_decoder(self.tokenizer)
         for token in prompt:
             decoder.push(token)
         text = "".join(decoder.push(token) for token in self._without_eos(tokens))
-        return text + decoder.finish(), False
+        return text + decoder.finish(), None
 
 
-class ReplyReader(Reader):
+class ReplyReader(PromptReader):
     """A conversation up to where the next answer begins; an answer at its end is left out. What the
-    template puts after an answer ends one."""
+    template puts after an answer ends one, as in `lm serve`.
+
+    Of a conversation that is too long for an answer to follow, the system message and the newest
+    ones are read where the run's data.too_long is "cut", and of a single one its beginning.
+    """
 
     def __init__(
         self, run: Run, objective: InstructionObjective, max_new_tokens: int | None
     ) -> None:
-        super().__init__(run, max_new_tokens or _new_tokens(run))
+        super().__init__(run, max_new_tokens)
         self._chat: Chat = objective.chat(run.tokenizer, run.config.data)
         self._marker = self._chat.after
-        if len(self._marker) == 1:
-            self.eos_id = self._marker[0]
+        if self._chat.end is not None:
+            self.eos_id = self._chat.end
+            # All that the search comes to.
+            self._marker = self._marker[: self._marker.index(self._chat.end) + 1]
         elif not self.data.add_eos:
             self.eos_id = None
 
@@ -141,17 +177,44 @@ class ReplyReader(Reader):
         messages = messages_of(example)
         if messages[-1]["role"] == ANSWERS:
             messages = messages[:-1]
-        return self._checked_room(self._chat.prompt(messages), "conversation"), 0
+        tokens = self._chat.prompt(messages)
+        kept = tokens
+        if not self._fits(tokens) and self.data.too_long == "cut":
+            kept = self._newest(messages)
+        return self._checked_room(kept, "conversation"), len(tokens) - len(kept)
 
-    def said(self, prompt: Sequence[int], tokens: Sequence[int]) -> tuple[str, bool]:
-        marker, size = self._marker, len(self._marker)
-        for place in range(len(tokens) - size + 1 if size > 1 else 0):
-            if list(tokens[place : place + size]) == marker:
-                return self.tokenizer.decode(tokens[:place]), True
-        return super().said(prompt, tokens)
+    def _newest(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt of as many of the newest messages as leave room for a whole answer."""
+        assert self._limit is not None
+        system = [message for message in messages[:1] if message["role"] == "system"]
+        others, last = messages[len(system) :], messages[-1]
+        if not others:
+            return self._chat.prompt(messages)
 
+        def of_last(content: str) -> list[int]:
+            return self._chat.prompt([*system, {**last, "content": content}])
 
-def _new_tokens(run: Run) -> int:
-    """NEW_TOKENS, and where positions end half of them at most: prompts are read too."""
-    limit = position_limit(run.config.model)
-    return NEW_TOKENS if limit is None else max(1, min(NEW_TOKENS, limit // 2))
+        room = self._limit - self.max_new_tokens
+        if len(of_last("")) >= room:
+            room = self._limit - self._least
+        for first in range(1, len(others)):
+            tokens = self._chat.prompt([*system, *others[first:]])
+            if others[first]["role"] != ANSWERS and len(tokens) <= room:
+                return tokens
+        ids, tokens = self.tokenizer.encode(last["content"]), of_last(last["content"])
+        kept = len(ids)
+        # What is decoded and encoded again may have other tokens.
+        while kept > 0 and len(tokens) > room:
+            kept -= len(tokens) - room
+            tokens = of_last(self.tokenizer.decode(ids[: max(0, kept)]).rstrip("\ufffd"))
+        return tokens if kept > 0 else self._chat.prompt(messages)
+
+    def said(self, prompt: Sequence[int], tokens: Sequence[int]) -> tuple[str, FinishReason | None]:
+        for place, token in enumerate(tokens):
+            marked = tokens[place : place + len(self._marker)]
+            # Of a marker of several tokens the one that ends may come alone.
+            if token == self._chat.end or (marked and list(marked) == self._marker):
+                return self.tokenizer.decode(tokens[:place]), "stop"
+            if token == self.tokenizer.eos_id:
+                return self.tokenizer.decode(tokens[:place]), "eos"
+        return self.tokenizer.decode(tokens), None

@@ -27,8 +27,10 @@ class TextPredictor(Predictor):
     `num_return_sequences` above 1 also "candidates": a list of such, best first.
 
     score: the log-probability after penalties, as `lm.generate.beam.Hypothesis` has it: over the
-      length where nothing else is said. finish_reason: "eos", "stop" (what a conversation's
-      template puts after an answer) or "length": it was cut at `max_new_tokens`.
+      length where nothing else is said. finish_reason: "eos" (the end-of-sequence token), "stop"
+      (what a conversation's template puts after an answer, of however many tokens; `lm serve` says
+      "stop" of both, as OpenAI does) or "length": it was cut at `max_new_tokens`, or where the
+      model's positions end.
 
     Without `beam`, sequence_to_sequence is searched as `BeamConfig()` says, and replies and
     continuations take the likeliest token each time. `max_new_tokens` is by default what
@@ -84,12 +86,7 @@ class TextPredictor(Predictor):
                 tokens, over = self._reader.read(picked(example, self.forms))
             prompts.append(tokens)
             left_out.append(over)
-        found = beam_search(
-            self.run.model, self._params, prompts, beams=self._beams,
-            max_new_tokens=self._reader.max_new_tokens, eos_id=self._reader.eos_id,
-            num_return_sequences=self._sequences, vocab_size=self.run.tokenizer.vocab_size,
-            batch_size=self._batch_size, both_ways=self._reader.both_ways,
-        )  # fmt: skip
+        found = self._searched(prompts)
         for prompt, hypotheses, over in zip(prompts, found, left_out):
             candidates = [self._answer(prompt, hypothesis) for hypothesis in hypotheses]
             answer = dict(candidates[0])
@@ -97,7 +94,24 @@ class TextPredictor(Predictor):
                 answer["candidates"] = candidates
             yield answer | ({"left_out": over} if over else {})
 
+    def _searched(self, prompts: list[list[int]]) -> list[list[Hypothesis]]:
+        """What is found after each prompt; those with room for as many new tokens together."""
+        rooms: dict[int, list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            rooms.setdefault(self._reader.new_tokens(prompt), []).append(number)
+        found: list[list[Hypothesis]] = [[] for _ in prompts]
+        for new_tokens, members in rooms.items():
+            some = beam_search(
+                self.run.model, self._params, [prompts[number] for number in members],
+                beams=self._beams, max_new_tokens=new_tokens, eos_id=self._reader.eos_id,
+                num_return_sequences=self._sequences, vocab_size=self.run.tokenizer.vocab_size,
+                batch_size=self._batch_size, both_ways=self._reader.both_ways,
+            )  # fmt: skip
+            for number, hypotheses in zip(members, some):
+                found[number] = hypotheses
+        return found
+
     def _answer(self, prompt: list[int], hypothesis: Hypothesis) -> dict[str, Any]:
-        text, ended = self._reader.said(prompt, hypothesis.tokens)
-        reason = "stop" if ended else hypothesis.finish_reason
+        text, reason = self._reader.said(prompt, hypothesis.tokens)
+        reason = reason or hypothesis.finish_reason
         return {"text": text, "score": hypothesis.score, "finish_reason": reason}

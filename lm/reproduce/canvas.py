@@ -71,15 +71,21 @@ def axes_of(height: float = 4.2) -> Iterator[tuple[Any, Any]]:
 
 
 def line(
-    axes: Any, number: int, xs: Sequence[float], ys: Sequence[float], label: str, width: float
+    axes: Any,
+    number: int,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    label: str,
+    width: float,
+    last: bool = True,
 ) -> None:
-    """One curve, with its last value in the legend."""
-    last = next((y for y in reversed(ys) if y is not None and math.isfinite(y)), None)
+    """One curve, with its `last` value in the legend."""
+    end = next((y for y in reversed(ys) if y is not None and math.isfinite(y)), None)
     axes.plot(
         xs, ys, color=COLORS[number % len(COLORS)], linewidth=width, markersize=3,
         linestyle=DASHES[(number // len(COLORS) + number) % len(DASHES)],
         marker="o" if len(xs) <= 24 else "",
-        label=label if last is None else f"{label}: {last:.4g}",
+        label=f"{label}: {end:.4g}" if last and end is not None else label,
     )  # fmt: skip
 
 

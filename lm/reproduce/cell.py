@@ -17,11 +17,9 @@ from lm.train.experiment import load_config
 
 Status = Literal["finished", "failed", "stopped"]
 
-# What changes no result: only what is kept of the way there, and how fast it is gone.
+# What changes nothing that a run leaves: only how fast it is gone. How often a run is logged, or
+# saved, is not among it: curves, averages of checkpoints and the best of them are measured too.
 INDIFFERENT = (
-    "train.log_every",
-    "checkpoint.every",
-    "checkpoint.keep_last",
     "checkpoint.asynchronous",
     "data.read_threads",
     "data.prefetch",
@@ -57,11 +55,7 @@ class Cell:
     @cached_property
     def digest(self) -> str:
         """16 hex digits of the SHA-256 of the resolved config, without what changes no result."""
-        values = configs.to_dict(self.resolve())
-        for key in INDIFFERENT:
-            section, name = key.split(".")
-            values[section].pop(name)
-        return configs.fingerprint(values)
+        return configs.fingerprint(_decisive(self.resolve()))
 
     @property
     def label(self) -> str:
@@ -105,6 +99,19 @@ class CellResult:
     def interrupted(self) -> bool:
         """Whether the same call would continue it."""
         return self.status == "stopped" and self.why != FELL_BEHIND
+
+
+def same_run(one: Config, other: Config) -> bool:
+    """Whether two configs come to the same run, bit for bit."""
+    return _decisive(one) == _decisive(other)
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    values = configs.to_dict(config)
+    for key in INDIFFERENT:
+        section, name = key.split(".")
+        values[section].pop(name)
+    return values
 
 
 def check_cells(cells: Sequence[Cell]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,12 +134,14 @@ Check = Union[Within, Factor, AtLeast, AtMost, Ordered, Reported]
 @dataclass(frozen=True)
 class Runs:
     """Training runs that differ in their seed alone. `config` is FILE.py:VARIANT as `lm train`
-    takes it, `overrides` are values by dotted key; `cost` is said beside the command."""
+    takes it, `overrides` are values by dotted key; `cost` is said beside the command. `after` names
+    other runs, with whose last parameters, of the same seed, these begin."""
 
     config: str
     overrides: Mapping[str, Value] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     cost: str = ""
+    after: str | None = None
 
     def __post_init__(self) -> None:
         check(len(self.seeds) > 0, "seeds names none")
@@ -200,9 +203,18 @@ class Paper:
         ids = [claim.id for claim in self.claims]
         twice = sorted({name for name in ids if ids.count(name) > 1})
         check(not twice, f"claims: two have the id {', '.join(twice)}")
+        for name, runs in self.runs.items():
+            if runs.after is not None:
+                self._check_start(name, runs.after)
         for name, measure in self.measures.items():
             for run in measure.runs:
                 _known(run, self.runs, f"measure {name!r}: no run")
+                after = self.runs[run].after
+                check(
+                    after is None or after in measure.runs,
+                    f"measure {name!r}: {run!r} begins after {after!r}, which has to be one of its "
+                    "runs too",
+                )
         for name, figure in self.figures.items():
             _known(figure.measure, self.measures, f"figure {name!r}: no measure")
         for claim in self.claims:
@@ -213,6 +225,13 @@ class Paper:
                 _known(name, known, f"{place}: measure {claim.measure!r} gives no quantity")
             if claim.figure is not None:
                 _known(claim.figure, self.figures, f"{place}: no figure")
+
+    def _check_start(self, name: str, after: str) -> None:
+        _known(after, self.runs, f"run {name!r}: after names no run")
+        first = self.runs[after]
+        check(first.after is None, f"run {name!r}: after {after!r}, which begins after another")
+        lacking = sorted(set(self.runs[name].seeds) - set(first.seeds))
+        check(not lacking, f"run {name!r}: {after!r}, with which it begins, has no seeds {lacking}")
 
     def scale_of(self, measure: str) -> Scale:
         """The least that a claim about this measure says it takes."""
@@ -243,14 +262,31 @@ def load_paper(folder: Path) -> Paper:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+    # Whatever a file of Python may do wrong: it is said with the line.
+    except Exception as error:
+        raise ConfigError(f"{path}{_line(error, path)} cannot be read: {_said(error)}") from error
     values = getattr(module, "PAPER", None)
     if not isinstance(values, Mapping):
         raise ConfigError(
             f"{path} defines no PAPER, a dict with the fields of lm.reproduce's Paper"
         )
     return from_dict(Paper, values, path=f"{path}: PAPER")
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Where in the file it happened, as :LINE; a SyntaxError says so itself."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve() == path.resolve()
+    ]
+    return f":{lines[-1]}" if lines else ""
+
+
+def _said(error: Exception) -> str:
+    """What a person reads of an error: a KeyError by itself says the key and nothing else."""
+    told = isinstance(error, SyntaxError | ImportError | ConfigError)
+    return str(error) if told else f"{type(error).__name__}: {error}"
 
 
 def find_papers(root: Path) -> list[Path]:

@@ -6,32 +6,28 @@ record always gives the same bytes; where nothing was measured yet, it has what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union
 
 from lm.config.checks import check
 from lm.reproduce.canvas import COLORS, DASHES, MUTED, PUBLISHED, axes_of, finish, line, svg_of
-
-
-@dataclass(frozen=True)
-class FigureBase:
-    """What every figure has: the measure it shows, a title, and what it says, for those who cannot
-    see it."""
-
-    measure: str
-    title: str
-    message: str = ""
+from lm.reproduce.figure_base import FigureBase
+from lm.reproduce.panels import AttentionMaps, Panels, draw_maps, draw_panels
 
 
 @dataclass(frozen=True)
 class Curves(FigureBase):
     """A metric of the measure's runs over their steps: training thin, the `splits` bold, and the
-    published values, by label, as lines across."""
+    published values, by label, as lines across; `levels` are others, such as what is known of the
+    task. With `by_run` the seeds of a run have one colour and one name."""
 
     splits: tuple[str, ...] = ("text",)
     metric: str = "loss"
     published: Mapping[str, float] = field(default_factory=dict)
+    levels: Mapping[str, float] = field(default_factory=dict)
+    by_run: bool = False
     y_label: str = "loss (nats per token)"
     log_x: bool = False
     log_y: bool = False
@@ -82,9 +78,11 @@ class DepthNorms(FigureBase):
 @dataclass(frozen=True)
 class Lines(FigureBase):
     """Lines over a number: by label, quantities and the number that each stands for; of several
-    seeds the mean. `mark` is a number across that matters, such as the length of training."""
+    seeds the mean. `published` are points, by the label of the line beside which they stand. `mark`
+    is a number across that matters, such as the length of training."""
 
     lines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    published: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     mark: float | None = None
     x_label: str = ""
     y_label: str = ""
@@ -94,9 +92,11 @@ class Lines(FigureBase):
 
     def __post_init__(self) -> None:
         check(bool(self.x_label and self.y_label), "lines need x_label and y_label, with units")
+        for label in self.published:
+            check(label in self.lines, f"published: there is no line {label!r}")
 
 
-Figure = Union[Curves, Points, ScalingLaw, DepthNorms, Lines]
+Figure = Union[Curves, Points, ScalingLaw, DepthNorms, Lines, Panels, AttentionMaps]
 
 
 def draw(figure: Figure, record: Mapping[str, Any] | None) -> str | None:
@@ -113,24 +113,30 @@ def draw(figure: Figure, record: Mapping[str, Any] | None) -> str | None:
 
 
 def _draw_curves(axes: Any, figure: Curves, record: Mapping[str, Any]) -> None:
-    number = 0
+    names: dict[str, int] = {}
     for cell in record.get("cells", ()):
         curves = cell["curves"]
         train = curves.get("train", {}).get(figure.metric)
-        color = COLORS[number % len(COLORS)]
+        name = re.sub(r"-seed\d+$", "", cell["name"]) if figure.by_run else cell["name"]
+        several = len(figure.splits) > 1
+        labels = [f"{name}, {split}" if several else name for split in figure.splits]
+        color = COLORS[names.get(labels[0], len(names)) % len(COLORS)]
         if train is not None:
             axes.plot(*train, color=color, linewidth=0.7, alpha=0.45)
-        for split in figure.splits:
+        for split, label in zip(figure.splits, labels):
             found = curves.get(split, {}).get(figure.metric)
             if found is not None:
-                label = cell["name"] if len(figure.splits) == 1 else f"{cell['name']}, {split}"
-                line(axes, number, found[0], found[1], label, width=1.8)
-                number += 1
-    for label, value in figure.published.items():
-        axes.axhline(value, color=PUBLISHED, linewidth=1.2, linestyle=(0, (6, 3)))
+                # What begins with "_" has no place in the legend.
+                shown = f"_{label}" if label in names else label
+                number = names.setdefault(label, len(names))
+                line(axes, number, found[0], found[1], shown, 1.8, last=not figure.by_run)
+    across = [(f"published {label}", value, PUBLISHED) for label, value in figure.published.items()]
+    across += [(label, value, MUTED) for label, value in figure.levels.items()]
+    for label, value, color in across:
+        axes.axhline(value, color=color, linewidth=1.2, linestyle=(0, (6, 3)))
         axes.annotate(
-            f"published {label}: {value:g}", (0.99, value), (0, 3), ha="right", fontsize=9,
-            xycoords=("axes fraction", "data"), textcoords="offset points", color=PUBLISHED,
+            f"{label}: {value:g}", (0.99, value), (0, 3), ha="right", fontsize=9,
+            xycoords=("axes fraction", "data"), textcoords="offset points", color=color,
         )  # fmt: skip
     finish(axes, "step (optimiser updates)", figure.y_label, figure.log_x, figure.log_y)
 
@@ -212,6 +218,14 @@ def _draw_lines(axes: Any, figure: Lines, record: Mapping[str, Any]) -> None:
         drawn = [(places[n], sum(v) / len(v)) for n, v in known.items() if v and None not in v]
         if drawn:
             line(axes, number, [x for x, _ in drawn], [y for _, y in drawn], label, width=1.8)
+    labels = list(figure.lines)
+    for label, points in figure.published.items():
+        color = COLORS[labels.index(label) % len(COLORS)]
+        axes.plot(*zip(*points), color=color, linestyle="", marker="s", markersize=7,
+                  fillstyle="none")  # fmt: skip
+    if figure.published:
+        axes.plot([], [], color=MUTED, linestyle="", marker="s", fillstyle="none",
+                  label="published, by colour")  # fmt: skip
     if figure.mark is not None:
         axes.axvline(figure.mark, color=MUTED, linewidth=1.0, linestyle=":")
     finish(axes, figure.x_label, figure.y_label, figure.log_x, figure.log_y)
@@ -223,4 +237,6 @@ _DRAW: dict[type, Any] = {
     ScalingLaw: _draw_law,
     DepthNorms: _draw_norms,
     Lines: _draw_lines,
+    Panels: draw_panels,
+    AttentionMaps: draw_maps,
 }

@@ -48,7 +48,8 @@ def judge(claim: Claim, quantities: Mapping[str, Sequence[float | None]]) -> Jud
     number (a loss that was never reached) decides against the claim.
 
     Raises:
-      UserError: the measure did not give the claim's quantities.
+      UserError: the measure did not give the claim's quantities, or to be ordered, of unequally
+        many seeds.
     """
     missing = [name for name in claim.quantities if name not in quantities]
     if missing:
@@ -85,8 +86,15 @@ def _values(
     """One number a seed: the quantity, or the smallest step between quantities in order."""
     if not isinstance(claim.check, Ordered):
         return tuple(quantities[claim.quantities[0]])
+    lengths = {name: len(quantities[name]) for name in claim.quantities}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in lengths.items())
+        raise UserError(
+            f"claim {claim.id}: seed by seed its quantities are compared, and there are unequally "
+            f"many numbers: {told}; give their runs the same seeds"
+        )
     sign = 1.0 if claim.check.direction == "rising" else -1.0
-    rows = zip(*(quantities[name] for name in claim.quantities), strict=False)
+    rows = zip(*(quantities[name] for name in claim.quantities), strict=True)
     steps: list[float | None] = []
     for row in rows:
         known = [value for value in row if value is not None]

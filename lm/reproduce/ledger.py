@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,14 @@ from typing import Any, NamedTuple
 from lm.evaluate.html import number
 from lm.reproduce.claims import Paper, Scale
 from lm.reproduce.page import LOOKS, duration, ours
-from lm.reproduce.record import PAGE, current, judge_all, read_record
+from lm.reproduce.record import (
+    PAGE,
+    commands,
+    current,
+    judge_all,
+    read_record,
+    short_commit,
+)
 
 _HEAD = """# Reproductions
 
@@ -32,7 +40,8 @@ class Entry(NamedTuple):
 
 
 def ledger(entries: Sequence[Entry], scale: Scale, root: Path) -> str:
-    """The ledger of these papers; links are relative to `root`."""
+    """The ledger of these papers; links are relative to `root`, commands for the current
+    directory."""
     sections, counts = [], dict.fromkeys(LOOKS, 0)
     for entry in entries:
         record = current(entry.paper, read_record(entry.report))
@@ -46,10 +55,11 @@ def ledger(entries: Sequence[Entry], scale: Scale, root: Path) -> str:
 
 def _section(entry: Entry, claims: Sequence[Mapping[str, Any]], root: Path, *, linked: bool) -> str:
     lines = [f"## {_cell(entry.paper.title)}", "", _cell(entry.paper.reference)]
-    command = f"`lm reproduce {_relative(entry.folder, root)}`"
+    command = ", ".join(f"`{line}`" for line in commands(entry.paper, entry.folder))
     # Of what was never run there is nothing to look at.
-    page = f"[report]({_relative(entry.report / PAGE, root)}), " if linked else ""
-    lines += ["", f"{page}{command}", ""]
+    place = Path(os.path.relpath(entry.report / PAGE, root)).as_posix()
+    page = f"[report](<{place}>), " if " " in place else f"[report]({place}), "
+    lines += ["", f"{page if linked else ''}{command}", ""]
     head = (
         "claim",
         "published",
@@ -72,7 +82,6 @@ def _row(claim: Mapping[str, Any]) -> list[str]:
     count = len(claim["values"])
     values = f"{ours(claim)}{f' ({count} seeds)' if count > 1 else ''}"
     verdict = claim["verdict"]
-    commit = claim.get("commit") or "–"
     return [
         f"**{claim['id']}** {claim['sentence']} ({claim['where']}){proxy}",
         f"{number(claim['published'])} {claim['unit']}".strip(),
@@ -83,16 +92,10 @@ def _row(claim: Mapping[str, Any]) -> list[str]:
         claim.get("date", "–"),
         duration(claim.get("seconds")),
         claim.get("hardware", "–"),
-        # What was changed since that commit is no part of it.
-        commit[:10] + ("+changes" if commit.endswith("+changes") else ""),
+        short_commit(claim.get("commit")),
     ]
 
 
 def _cell(value: str) -> str:
     """Text that ends no cell and begins no markup of its own."""
     return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _relative(path: Path, root: Path) -> str:
-    full, base = path.absolute(), root.absolute()
-    return full.relative_to(base).as_posix() if full.is_relative_to(base) else path.as_posix()

@@ -15,7 +15,7 @@ from lm.evaluate import html
 from lm.evaluate.html import Html, element
 from lm.reproduce.claims import Paper
 from lm.reproduce.figures import draw
-from lm.reproduce.record import cells_of, command
+from lm.reproduce.record import cells_of, command, commands, short_commit
 
 # How each verdict looks: a word, in a colour that is never alone.
 LOOKS = {
@@ -173,11 +173,10 @@ def _deviations(paper: Paper) -> Html:
 
 def _reruns(folder: Path, paper: Paper, record: Mapping[str, Any]) -> Html:
     """The commands and configs behind every number."""
-    name = f"experiments/{folder.name}"
     parts = [
         element("p", "All of it, from the root of the source; what is recorded is not run again, "
                      "so remove report.json first. Data is read below --data_root, else $LM_DATA."),
-        html.code(f"lm reproduce {name}"),
+        html.code("\n".join(commands(paper, folder))),
     ]  # fmt: skip
     shown: set[str] = set()
     for measure, measured in record["measures"].items():
@@ -187,9 +186,13 @@ def _reruns(folder: Path, paper: Paper, record: Mapping[str, Any]) -> Html:
             continue
         parts.append(element("h3", f"Runs of {measure}"))
         head = ["run", "config digest", "trained state (SHA-256)", "data", "commit"]
-        shown_as = ("config_digest", "state_digest", "data", "commit")
+        shown_as = ("config_digest", "state_digest", "data")
         rows = [
-            [cell["name"], *(element("code", (cell[key] or "–")[:16]) for key in shown_as)]
+            [
+                cell["name"],
+                *(element("code", (cell[key] or "–")[:16]) for key in shown_as),
+                element("code", short_commit(cell["commit"])),
+            ]
             for cell in cells
         ]
         parts.append(html.table(head, rows))

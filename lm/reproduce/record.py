@@ -21,14 +21,19 @@ from typing import Any
 import lm
 from lm.config import Config, from_dict, to_dict
 from lm.errors import ConfigError, UserError
-from lm.reproduce.cell import INDIFFERENT, Cell
+from lm.reproduce.cell import Cell, same_run
 from lm.reproduce.claims import SCALES, Claim, Paper, Runs, Scale
 from lm.reproduce.judge import Judgement, judge
-from lm.reproduce.measures.base import Found, MeasureBase, digest_of
+from lm.reproduce.measures.base import Found, MeasureBase, digest_of, finite
 
 FORMAT = 1
 JSON, PAGE = "report.json", "report.html"
+# Where the commands that are shown have their runs, and the value by which one begins with another.
+_RUNS, START = "runs", "train.warm_start"
 _PACKAGES = ("jax", "flax", "optax", "numpy", "scipy", "matplotlib")
+
+# A text, to be passed over whole, or numbers in a row.
+_ON_A_LINE = re.compile(r'"(?:[^"\\]|\\.)*"|\[[\s\d.,eE+-]+\]')
 
 Record = dict[str, Any]
 
@@ -61,7 +66,7 @@ def write_record(folder: Path, record: Record) -> None:
     """
     path = folder / JSON
     lines = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-    lines = re.sub(r"\[[\s\d.,eE+-]+\]", lambda found: "".join(found[0].split()), lines)
+    lines = _ON_A_LINE.sub(_joined, lines)
     temporary = path.with_name(f".{JSON}.tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,21 +76,54 @@ def write_record(folder: Path, record: Record) -> None:
         raise UserError(f"could not write {path}: {error.strerror}") from None
 
 
+def _joined(found: re.Match[str]) -> str:
+    return found[0] if found[0].startswith('"') else "".join(found[0].split())
+
+
 def cells_of(name: str, runs: Runs) -> list[Cell]:
-    """One cell a seed."""
-    return [
-        Cell(
-            name=f"{name}-seed{seed}", config=runs.config, overrides=dict(runs.overrides), seed=seed
-        )
-        for seed in runs.seeds
-    ]
+    """One cell a seed. What begins after another has that one's place in `command` for its start;
+    where it really is, only who runs it knows (`source_of`)."""
+    found = []
+    for seed in runs.seeds:
+        start = {} if runs.after is None else {START: f"{_RUNS}/{_cell_name(runs.after, seed)}"}
+        values = {**runs.overrides, **start}
+        found.append(Cell(_cell_name(name, seed), runs.config, values, seed))
+    return found
+
+
+def source_of(paper: Paper, name: str) -> dict[str, str]:
+    """Of the cells of a run that begins after another: the cell each begins with, by name."""
+    runs = paper.runs[name]
+    if runs.after is None:
+        return {}
+    return {_cell_name(name, seed): _cell_name(runs.after, seed) for seed in runs.seeds}
+
+
+def _cell_name(run: str, seed: int) -> str:
+    return f"{run}-seed{seed}"
 
 
 def command(cell: Cell) -> str:
     """The command line that trains the cell by itself."""
     words = ["lm", "train", f"--config={cell.config}"]
-    words += [f"--config.{key}={value}" for key, value in cell.changes]
-    return shlex.join([*words, f"--workdir=runs/{cell.name}"])
+    for key, value in cell.changes:
+        # A path needs no quotes.
+        words.append(f"--config.{key}={cell.overrides[key] if key == START else value}")
+    return shlex.join([*words, f"--workdir={_RUNS}/{cell.name}"])
+
+
+def commands(paper: Paper, folder: Path) -> list[str]:
+    """The command lines that run what the paper in `folder` claims, from the current directory:
+    one for each scale that its claims take."""
+    full, here = Path(os.path.abspath(folder)), Path.cwd()
+    place = full.relative_to(here) if full.is_relative_to(here) else full
+    words = ["lm", "reproduce", place.as_posix()]
+    return [
+        # The first is the one that is meant where none is named.
+        shlex.join(words if scale == SCALES[0] else [*words, f"--scale={scale}"])
+        for scale in SCALES
+        if any(claim.scale == scale for claim in paper.claims)
+    ]
 
 
 def groups_of(paper: Paper, measure: MeasureBase) -> dict[str, list[Cell]]:
@@ -129,19 +167,6 @@ def same_files(measured: Record, measure: MeasureBase, data_root: Path) -> bool:
     return measured["files"] == digest_of([data_root / name for name in measure.files()])
 
 
-def same_run(one: Config, other: Config) -> bool:
-    """Whether two configs come to the same result, bit for bit."""
-    return _decisive(one) == _decisive(other)
-
-
-def _decisive(config: Config) -> dict[str, Any]:
-    values = to_dict(config)
-    for key in INDIFFERENT:
-        section, name = key.split(".")
-        values[section].pop(name)
-    return values
-
-
 def entry(
     found: Found,
     measure: MeasureBase,
@@ -150,7 +175,7 @@ def entry(
     data_root: Path,
     seconds: float,
 ) -> Record:
-    """What the record keeps of a measure."""
+    """What the record keeps of a measure. A number that is none, or too large, is no number."""
     from lm.bench.machine import processor
     from lm.bench.workload import cores
     from lm.train.workdir import git_commit
@@ -162,8 +187,8 @@ def entry(
         "measure": to_dict(measure),
         "version": measure.VERSION,
         "files": digest_of([data_root / name for name in measure.files()]),
-        "quantities": {name: list(values) for name, values in found.quantities.items()},
-        "details": dict(found.details),
+        "quantities": _json(found.quantities),
+        "details": _json(found.details),
         "notes": list(found.notes),
         "cells": list(cells),
         "date": datetime.now(UTC).date().isoformat(),
@@ -172,6 +197,22 @@ def entry(
         "versions": versions | {name: metadata.version(name) for name in _PACKAGES},
         "seconds": round(seconds, 1),
     }
+
+
+def _json(value: Any) -> Any:
+    """The value as JSON has it: NaN and the infinities are None there."""
+    if isinstance(value, Mapping):
+        return {name: _json(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(one) for one in value]
+    return finite(value) if isinstance(value, float) else value
+
+
+def short_commit(commit: str | None) -> str:
+    """A commit in ten digits; "+changes" says that the source was not what was committed."""
+    if commit is None:
+        return "–"
+    return commit[:10] + ("+changes" if commit.endswith("+changes") else "")
 
 
 def judge_all(paper: Paper, record: Record, scale: Scale) -> list[Record]:

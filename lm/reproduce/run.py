@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lm.config import differences, to_dict
+from lm.config import Config, differences, from_dict, to_dict
 from lm.errors import ConfigError, UserError, did_you_mean
-from lm.reproduce.canvas import decimated
 from lm.reproduce.cell import Cell, CellResult
 from lm.reproduce.claims import SCALES, Paper, Scale, load_paper
+from lm.reproduce.finished import DataNow, Prints, finished
 from lm.reproduce.measures import Inputs, Measure
 from lm.reproduce.page import paper_page
 from lm.reproduce.record import (
+    JSON,
     PAGE,
+    START,
     Record,
     cells_of,
-    command,
     current,
     entry,
     groups_of,
@@ -29,8 +30,10 @@ from lm.reproduce.record import (
     read_record,
     same_files,
     same_run,
+    source_of,
     write_record,
 )
+from lm.reproduce.recorded_run import recorded_run
 from lm.reproduce.sweep import run_sweep
 
 # Beside a paper's claims: small, and committed with them.
@@ -40,7 +43,8 @@ REPORT = "report"
 @dataclass(frozen=True)
 class Settings:
     """How papers are reproduced. `workdir` has a folder a paper, in which each run has its own;
-    `use` are workdirs of runs that were done already, by the names they have there."""
+    `use` are workdirs of runs that were done already, by the names they have there. With
+    `only_measured` no report is begun for a paper of which nothing was measured yet."""
 
     scale: Scale
     workdir: Path
@@ -49,13 +53,20 @@ class Settings:
     engine: str = "local"
     use: Mapping[str, Path] = field(default_factory=dict)
     report: Callable[[str], None] = print
+    only_measured: bool = False
+
+    @functools.cached_property
+    def data(self) -> DataNow:
+        return DataNow(self.cache_dir, self.report)
 
 
 class Outcome(NamedTuple):
-    """A paper's claims as judged, and whether a run was stopped, to be gone on with."""
+    """A paper's claims as judged, whether a run was stopped, to be gone on with, and which measures
+    of the scale were refused: those that lm cannot do."""
 
     claims: list[Record]
     stopped: bool
+    refused: tuple[str, ...] = ()
 
 
 def reproduce(folder: Path, output: Path, settings: Settings) -> Outcome:
@@ -76,37 +87,62 @@ def reproduce(folder: Path, output: Path, settings: Settings) -> Outcome:
     # What no claim rests on any more.
     record["measures"] = {k: v for k, v in record["measures"].items() if k in paper.measures}
     done = current(paper, record)["measures"]
-    for name, measure in paper.measures.items():
-        if SCALES.index(paper.scale_of(name)) > SCALES.index(settings.scale):
-            continue
+
+    wanted = {
+        name: measure
+        for name, measure in paper.measures.items()
+        if SCALES.index(paper.scale_of(name)) <= SCALES.index(settings.scale)
+    }
+    # Said first: nobody should train for days to read it.
+    refused = [name for name, measure in wanted.items() if measure.by_hand]
+    for name in refused:
+        settings.report(f"{folder.name}: {name} is refused: {wanted.pop(name).by_hand}")
+
+    def outcome(*, stopped: bool) -> Outcome:
+        claims = write_report(
+            folder, paper, record, output, settings.scale, only_measured=settings.only_measured
+        )
+        return Outcome(claims, stopped, tuple(refused))
+
+    for name, measure in wanted.items():
         groups = groups_of(paper, measure)
         cells = [cell for group in groups.values() for cell in group]
-        known = done.get(name)
-        if known is not None and same_files(known, measure, settings.data_root):
-            settings.report(f"{folder.name}: {name} was measured on {known['date']}")
+        if name in done and _still_holds(done[name], measure, f"{folder.name}: {name}", settings):
             continue
         settings.report(f"{folder.name}: measuring {name}")
-        results = _run_cells(cells, settings.workdir / folder.name, settings)
+        sources = {k: v for run in groups for k, v in source_of(paper, run).items()}
+        results = _run_cells(cells, sources, settings.workdir / folder.name, settings)
         if any(result.status == "stopped" for result in results):
-            return Outcome(write_report(folder, paper, record, output, settings.scale), True)
+            return outcome(stopped=True)
         record["measures"][name] = _measured(measure, groups, results, folder, settings)
-        write_report(folder, paper, record, output, settings.scale)
-    return Outcome(write_report(folder, paper, record, output, settings.scale), False)
+        outcome(stopped=False)
+    return outcome(stopped=False)
 
 
-def rejudge(folder: Path, output: Path, scale: Scale) -> list[Record]:
+def rejudge(
+    folder: Path, output: Path, scale: Scale, *, only_measured: bool = False
+) -> list[Record]:
     """Judges the claims from the record in `output` alone, and writes the report anew."""
-    return write_report(folder, load_paper(folder), read_record(output), output, scale)
+    paper, record = load_paper(folder), read_record(output)
+    return write_report(folder, paper, record, output, scale, only_measured=only_measured)
 
 
 def write_report(
-    folder: Path, paper: Paper, record: Record, output: Path, scale: Scale
+    folder: Path,
+    paper: Paper,
+    record: Record,
+    output: Path,
+    scale: Scale,
+    *,
+    only_measured: bool = False,
 ) -> list[Record]:
     """Judges what the record has of the paper as it is now, and writes report.json and report.html;
     the claims as judged. What is of other claims or configs stays in the record until it is run
     again, and is neither judged nor drawn."""
     seen = current(paper, record)
     claims = judge_all(paper, seen, scale)
+    if only_measured and not record["measures"] and not (output / JSON).exists():
+        return claims
     write_record(output, {**record, "claims": claims})
     page = paper_page(folder, paper, {**seen, "claims": claims})
     try:
@@ -116,8 +152,25 @@ def write_report(
     return claims
 
 
-def _run_cells(cells: Sequence[Cell], workdir: Path, settings: Settings) -> list[CellResult]:
-    done = {c.name: _adopted(c, settings.use[c.name]) for c in cells if c.name in settings.use}
+def _run_cells(
+    cells: Sequence[Cell], sources: Mapping[str, str], workdir: Path, settings: Settings
+) -> list[CellResult]:
+    """Runs the cells, those with a cell among `sources` after the others."""
+    first = [cell for cell in cells if cell.name not in sources]
+    done = {result.cell.name: result for result in _finished(first, workdir, settings)}
+    if all(result.status == "finished" for result in done.values()):
+        begun = []
+        for cell in cells:
+            if cell.name in sources:
+                start = done[sources[cell.name]].workdir.expanduser().absolute()
+                begun.append(replace(cell, overrides={**cell.overrides, START: str(start)}))
+        done |= {result.cell.name: result for result in _finished(begun, workdir, settings)}
+    # A result is of the cell as the paper has it, wherever its start lay on this machine.
+    return [replace(done[cell.name], cell=cell) for cell in cells if cell.name in done]
+
+
+def _finished(cells: Sequence[Cell], workdir: Path, settings: Settings) -> list[CellResult]:
+    done = {c.name: _adopted(c, settings) for c in cells if c.name in settings.use}
     rest = [cell for cell in cells if cell.name not in done]
     if rest:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -132,30 +185,53 @@ def _run_cells(cells: Sequence[Cell], workdir: Path, settings: Settings) -> list
     return [done[cell.name] for cell in cells]
 
 
-def _adopted(cell: Cell, workdir: Path) -> CellResult:
+def _still_holds(measured: Record, measure: Measure, place: str, settings: Settings) -> bool:
+    """Whether what was measured, of the files and the data of its runs, is what would be again."""
+    said = f"{place} was measured on {measured['date']}"
+    if not same_files(measured, measure, settings.data_root):
+        settings.report(f"{said}, and since then a file that it reads changed")
+        return False
+    for cell in measured["cells"]:
+        before = Prints(cell["data"], cell.get("validation_data"))
+        config = from_dict(Config, cell["config"])
+        changed = settings.data.changed(before, config, settings.data_root)
+        if changed:
+            settings.report(f"{said}, and since then {changed} of {cell['name']}")
+            return False
+    settings.report(said)
+    return True
+
+
+def _adopted(cell: Cell, settings: Settings) -> CellResult:
     """A cell's result from a run that was done elsewhere. Its seconds are those of its steps.
 
     Raises:
-      UserError: there is no run, or one that is not finished.
+      UserError: there is no run, one that is not finished, or its data changed since.
       ConfigError: it is of another config; the keys that differ are listed.
     """
+    from lm.data.tokenizer import load_tokenizer
     from lm.reproduce.sweep_results import metrics_of, run_digest
     from lm.train.metrics import read_jsonl
-    from lm.train.workdir import read_config
+    from lm.train.workdir import TOKENIZER, read_config
 
-    config, wanted = read_config(workdir), cell.resolve()
+    workdir = settings.use[cell.name]
+    place = f"--use={cell.name}={workdir}"
+    config, wanted = _from_anywhere(read_config(workdir)), _from_anywhere(cell.resolve())
     if not same_run(config, wanted):
         changed = differences(to_dict(wanted), to_dict(config))
         lines = [f"  {key}: {own!r}, there {theirs!r}" for key, own, theirs in changed]
-        raise ConfigError(
-            f"--use={cell.name}={workdir}: that run is of another config:\n" + "\n".join(lines)
-        )
+        raise ConfigError(f"{place}: that run is of another config:\n" + "\n".join(lines))
+    try:
+        prints = finished(workdir, settings.report)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+    tokenizer = load_tokenizer(workdir / TOKENIZER)
+    other = settings.data.changed(prints, config, settings.data_root, tokenizer)
+    if other:
+        raise UserError(f"{place}: since that run {other}: restore the files, or leave --use out")
     metrics = metrics_of(workdir)
-    step, steps = int(metrics.get("step", 0)), wanted.train.duration.steps
-    if step < (steps or 1) and wanted.evaluation.early_stopping is None:
-        raise UserError(f"--use={cell.name}={workdir}: the run is at step {step} of {steps or '?'}")
     rates = [row["tokens_per_second"] for row in read_jsonl(workdir / "timing.jsonl")]
-    tokens = step * wanted.train.batch_size * wanted.data.sequence_length
+    tokens = metrics["step"] * wanted.train.batch_size * wanted.data.sequence_length
     seconds = tokens / statistics.median(rates) if rates else 0.0
     return CellResult(
         cell=cell,
@@ -165,6 +241,15 @@ def _adopted(cell: Cell, workdir: Path) -> CellResult:
         metrics=metrics,
         seconds=seconds,
     )
+
+
+def _from_anywhere(config: Config) -> Config:
+    """The config with the whole path of the run that it begins with."""
+    start = config.train.warm_start
+    if start is None:
+        return config
+    path = str(Path(start).expanduser().absolute())
+    return replace(config, train=replace(config.train, warm_start=path))
 
 
 def _measured(
@@ -189,57 +274,10 @@ def _measured(
     return entry(
         found,
         measure,
-        cells=[_cell(result) for group in ordered.values() for result in group],
+        cells=[recorded_run(result) for group in ordered.values() for result in group],
         data_root=settings.data_root,
         seconds=seconds,
     )
-
-
-def _cell(result: CellResult) -> Record:
-    """What the record keeps of a run."""
-    from lm.train.workdir import read_config, sessions
-
-    last = (sessions(result.workdir) or [{}])[-1]
-    cell = result.cell
-    return {
-        "name": cell.name,
-        "command": command(cell),
-        "config_digest": cell.digest,
-        "state_digest": result.digest,
-        "metrics": {k: v for k, v in result.metrics.items() if math.isfinite(v)},
-        "seconds": round(result.seconds, 1),
-        "devices": last.get("devices", []),
-        "commit": last.get("git_commit"),
-        "data": last.get("data", {}).get("fingerprint"),
-        "curves": curves(result.workdir),
-        "config": to_dict(read_config(result.workdir)),
-    }
-
-
-def curves(workdir: Path) -> dict[str, dict[str, list[list[float]]]]:
-    """What metrics.jsonl says, by split and metric: steps and values, thinned out."""
-    from lm.train.metrics import read_jsonl
-    from lm.train.workdir import METRICS
-
-    points: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for row in read_jsonl(workdir / METRICS):
-        for name, value in row.items():
-            # NaN is not JSON: a curve that leaves the numbers ends there.
-            if name not in ("step", "split") and math.isfinite(value):
-                points.setdefault(row["split"], {}).setdefault(name, []).append(
-                    (row["step"], value)
-                )
-    return {
-        split: {
-            name: [[float(f"{v:.6g}") for v in axis] for axis in _thinned(rows)]
-            for name, rows in metrics.items()
-        }
-        for split, metrics in points.items()
-    }
-
-
-def _thinned(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]]:
-    return decimated([step for step, _ in points], [value for _, value in points])
 
 
 def summary(claims: Sequence[Mapping[str, Any]]) -> str:

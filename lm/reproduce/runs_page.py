@@ -12,12 +12,15 @@ from lm.errors import ConfigError, UserError
 from lm.evaluate import html
 from lm.evaluate.html import Html, element
 from lm.reproduce.canvas import curves_svg, decimated
+from lm.reproduce.record import short_commit
 
 # By metric: a heading, the axis with its unit, and whether it is logarithmic.
 _TRAINING = {
     "gradient_norm": ("Gradient norm", "gradient norm", True),
     "learning_rate": ("Learning rate", "learning rate", False),
 }
+# Evaluations of a run whose samples are shown: more than fits a look says no more.
+_MOST_SAMPLES = 12
 
 
 class RunData(NamedTuple):
@@ -28,6 +31,7 @@ class RunData(NamedTuple):
     config: Config
     metrics: list[dict[str, Any]]
     timing: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
     sessions: list[dict[str, Any]]
 
     def series(self, split: str, metric: str) -> tuple[list[float], list[float]]:
@@ -56,13 +60,14 @@ def runs_page(workdirs: Sequence[Path]) -> str:
         element("h1", title),
         _results(runs),
         _curves(runs),
+        _samples(runs),
         _differences(runs),
         _runs(runs),
     )
 
 
 def _read(workdirs: Sequence[Path]) -> list[RunData]:
-    from lm.train.metrics import read_jsonl
+    from lm.train.metrics import SAMPLES, read_jsonl
     from lm.train.workdir import METRICS, read_config, sessions
 
     paths = [path.absolute() for path in workdirs]
@@ -75,8 +80,8 @@ def _read(workdirs: Sequence[Path]) -> list[RunData]:
         metrics = read_jsonl(workdir / METRICS)
         if not metrics:
             raise UserError(f"{workdir} has nothing in {METRICS}: the run took no step yet")
-        timing = read_jsonl(workdir / "timing.jsonl")
-        found.append(RunData(name, workdir, config, metrics, timing, sessions(workdir)))
+        timing, samples = (read_jsonl(workdir / kept) for kept in ("timing.jsonl", SAMPLES))
+        found.append(RunData(name, workdir, config, metrics, timing, samples, sessions(workdir)))
     return found
 
 
@@ -156,6 +161,33 @@ def _panel(
     return html.figure(svg, title)
 
 
+def _samples(runs: Sequence[RunData]) -> Html:
+    """What each run said over its steps: a row an evaluation, a column a prompt."""
+    parts = []
+    for run in runs:
+        if not run.samples:
+            continue
+        said = {(row["step"], row["prompt"]): row["text"] for row in run.samples}
+        prompts = list(dict.fromkeys(row["prompt"] for row in run.samples))
+        steps = sorted({row["step"] for row in run.samples})
+        shown = _spread(steps, _MOST_SAMPLES)
+        rows = [[str(step), *(said.get((step, prompt)) for prompt in prompts)] for step in shown]
+        head = ["step", *(prompt or "(after nothing)" for prompt in prompts)]
+        columns = range(1, len(head))
+        parts += [element("h3", run.name), html.table(head, rows, numbers=(0,), texts=columns)]
+        if len(shown) < len(steps):
+            words = f"{len(shown)} of {len(steps)} evaluations; samples.jsonl has them all."
+            parts.append(element("p", words, kind="small"))
+    return Html(element("h2", "Samples over time") + "".join(parts)) if parts else Html("")
+
+
+def _spread(steps: Sequence[int], most: int) -> list[int]:
+    """As many of the steps, evenly, with the first and the last."""
+    if len(steps) <= most:
+        return list(steps)
+    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
+
+
 def _differences(runs: Sequence[RunData]) -> Html:
     """The keys of the config that are not the same in all runs, a column a run."""
     if len(runs) < 2:
@@ -199,7 +231,7 @@ def _runs(runs: Sequence[RunData]) -> Html:
         if run.sessions:
             rows = [
                 [s.get("started"), str(s.get("from_step", "")), ", ".join(s.get("devices", ())),
-                 element("code", (s.get("git_commit") or "none")[:12]),
+                 element("code", short_commit(s.get("git_commit"))),
                  (s.get("versions") or {}).get("jax")]
                 for s in run.sessions
             ]  # fmt: skip

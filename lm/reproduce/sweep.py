@@ -8,14 +8,17 @@ decides where and when and nothing else: whatever runs a cell, the result is the
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lm.errors import UserError
 from lm.reproduce.cell import Cell, CellResult, check_cells
 
 if TYPE_CHECKING:
     from lm.reproduce.engines import Engine
+    from lm.reproduce.sweep_cell import Job
 
 # What decides what a run computes, beside its config, or where it finds what it reads.
 _ENVIRONMENT = ("JAX_", "XLA_", "LIBTPU_", "NVIDIA_TF32", "LM_", "NPROC", "OMP_")
@@ -46,7 +49,8 @@ def run_sweep(
 
     Raises:
       ConfigError: as `check_cells`; or the folder of a cell has another cell's run.
-      UserError: another process works on this sweep; an engine that is not installed.
+      UserError: another process works on this sweep; an engine that is not installed; the data of
+        a finished cell changed since.
     """
     # Not before they are needed: listing the cells of a sweep takes no JAX.
     from lm.reproduce.engines import build_engine
@@ -74,6 +78,7 @@ def run_sweep(
     with locked(workdir):
         for job in jobs:
             prepare(job)
+        _check_data(jobs, data_root, quiet=quiet)
         with StopRequest() as stop, Watch(jobs, quiet=quiet):
             stop.defer()
             chosen.run(jobs, stop)
@@ -81,6 +86,38 @@ def run_sweep(
         results = [collect(job) for job in jobs]
         write_summary(workdir / "sweep.json", jobs, results)
     return results
+
+
+def _check_data(jobs: Sequence[Job], data_root: Path | None, *, quiet: bool) -> None:
+    """Raises UserError where a finished cell, which is left alone, was trained on other data than
+    there is now. (One that goes on checks for itself.)"""
+    from lm.data.roots import cache_root
+    from lm.data.tokenizer import load_tokenizer
+    from lm.reproduce.finished import DataNow, Prints
+    from lm.reproduce.sweep_cell import read_record
+    from lm.train.workdir import TOKENIZER, read_config, run_data_root, sessions
+
+    def report(line: str) -> None:
+        if not quiet:
+            print(line, file=sys.stderr)
+
+    data = DataNow(cache_root(), report)
+    flag = None if data_root is None else str(data_root)
+    for job in jobs:
+        known = sessions(job.workdir)
+        if read_record(job.workdir)["state"] != "finished" or not known:
+            continue
+        changed = data.changed(
+            Prints.of_session(known[-1]),
+            read_config(job.workdir),
+            run_data_root(job.workdir, flag),
+            load_tokenizer(job.workdir / TOKENIZER),
+        )
+        if changed:
+            raise UserError(
+                f"{job.workdir} is finished, and since then {changed}: restore the files, remove "
+                "that folder, or name another --workdir"
+            )
 
 
 def _arguments(cell: Cell, workdir: Path, data_root: Path | None) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lm.errors import EXIT_PREEMPTED, EXIT_USAGE, ConfigError, UserError
-from lm.reproduce.cell import Cell
-from lm.train.workdir import locked, read_json, write_json
+from lm.reproduce.cell import Cell, same_run
+from lm.train.workdir import CONFIG, locked, read_config, read_json, write_json
 
 RECORD, LOG = "cell.json", "log.txt"
 # What a finished or lost cell's record says; "waiting" and "running" are those before.
@@ -73,7 +73,7 @@ def prepare(job: Job) -> None:
     old = read_record(workdir).get("digest")
     if old is None and (workdir / "config.json").exists():
         raise ConfigError(f"{workdir} holds a run that no sweep made: name another --workdir")
-    if old not in (None, cell.digest):
+    if old not in (None, cell.digest) and not _is_the_run(workdir, cell):
         raise ConfigError(
             f"the cell {cell.name} in {workdir} was another one ({old}, now {cell.digest}): its "
             f"config changed since. {workdir / RECORD} says what it was; give the new one another "
@@ -89,6 +89,17 @@ def prepare(job: Job) -> None:
         command=job.command,
         directory=str(job.directory),
     )
+
+
+def _is_the_run(workdir: Path, cell: Cell) -> bool:
+    """Whether the folder's run is the cell's as its config is read today: a field that came since
+    the record was made, with a default, makes no other run."""
+    if not (workdir / CONFIG).exists():
+        return False
+    try:
+        return same_run(read_config(workdir), cell.resolve())
+    except ConfigError:
+        return False
 
 
 class Running:

@@ -86,6 +86,7 @@ class Answer:
                 self.job.lines.append(Line(
                     self.job, len(self.job.lines), prompt, wanted.max_tokens, sampling,
                     (*wanted.stop, *stops), service.tokenizer, ends,
+                    scored=wanted.echo and wanted.logprobs is not None,
                 ))  # fmt: skip
 
     def _ends(self) -> tuple[frozenset[int], tuple[str, ...]]:
@@ -105,10 +106,7 @@ class Answer:
 
     async def whole(self) -> dict[str, Any]:
         """Everything that is said, in one answer."""
-        whole = [
-            Piece(choice, self._echo(choice), [], [], [], None)
-            for choice in range(len(self.job.lines))
-        ]
+        whole = [Piece(choice, "", [], [], [], None) for choice in range(len(self.job.lines))]
         while self._left:
             for piece in await self.next():
                 into = whole[piece.choice]
@@ -117,6 +115,8 @@ class Answer:
                 into.texts += piece.texts
                 into.offsets += piece.offsets
                 into.reason = piece.reason
+        for piece in whole:
+            self._echo(piece)
         choices = [self._choice(piece, self._content(piece)) for piece in whole]
         return {**self._heads, "choices": choices, "usage": self._usage()}
 
@@ -128,7 +128,7 @@ class Answer:
                 for piece in said:
                     first = piece.choice not in begun
                     if first:
-                        piece.text = self._echo(piece.choice) + piece.text
+                        self._echo(piece)
                     wanted = self._wanted.logprobs is not None and piece.made
                     if piece.text or piece.reason or wanted:
                         begun.add(piece.choice)
@@ -154,11 +154,18 @@ class Answer:
         heads = {**self._heads, "object": self.chunk_kind}
         return f"data: {api.dumps({**heads, **content})}\n\n"
 
-    def _echo(self, choice: int) -> str:
+    def _echo(self, piece: Piece) -> None:
+        """Puts the prompt before a choice's first piece, where that is wanted."""
         if not self._wanted.echo:
-            return ""
-        prompt = self._wanted.prompts[choice // self._wanted.n]
-        return prompt if isinstance(prompt, str) else self._service.tokenizer.decode(prompt)
+            return
+        prompt = self._wanted.prompts[piece.choice // self._wanted.n]
+        text = prompt if isinstance(prompt, str) else self._service.tokenizer.decode(prompt)
+        piece.text = text + piece.text
+        line = self.job.lines[piece.choice]
+        if line.scored:
+            texts = line.prompt_texts
+            piece.made[:0], piece.texts[:0] = line.of_prompt, texts
+            piece.offsets[:0] = [len("".join(texts[:place])) for place in range(len(texts))]
 
     def _usage(self) -> dict[str, int]:
         return api.usage(self._record.prompt_tokens, self._record.completion_tokens)
@@ -193,13 +200,10 @@ class ChatAnswer(Answer):
 
     def _ends(self) -> tuple[frozenset[int], tuple[str, ...]]:
         assert self._service.chat is not None
-        after = self._service.chat.after
-        # No content has a special token, and decoding leaves it out: the marker's text would be
-        # what stands around it, such as a newline.
-        special = [token for token in after if token in self._service.chat.special]
-        if special or len(after) == 1:
-            return frozenset(special[:1] or after), ()
-        text = self._service.tokenizer.decode(after)
+        chat = self._service.chat
+        if chat.end is not None:
+            return frozenset([chat.end]), ()
+        text = self._service.tokenizer.decode(chat.after)
         return frozenset(), (text,) if text else ()
 
     def _content(self, piece: Piece) -> dict[str, Any]:

@@ -88,11 +88,15 @@ def parse_json(body: bytes) -> dict[str, Any]:
 def parse_request(body: Mapping[str, Any], model: str, limits: Limits) -> CompletionRequest:
     """Checks every field of a request for completions. Raises ApiError, which names the field."""
     given = _given(body, (*_KNOWN, "prompt", "echo"), OF_COMPLETIONS, model)
+    echo = typed(given, "echo", bool, "true or false", False)
     request = CompletionRequest(
         prompts=prompts_of(given.get("prompt")),
-        max_tokens=whole(given, "max_tokens", DEFAULT_TOKENS, 1, limits.max_new_tokens),
+        # With echo the prompt may be all that is wanted.
+        max_tokens=whole(
+            given, "max_tokens", DEFAULT_TOKENS, 0 if echo else 1, limits.max_new_tokens
+        ),
         logprobs=whole(given, "logprobs", None, 0, ALTERNATIVES),
-        echo=typed(given, "echo", bool, "true or false", False),
+        echo=echo,
         **_shared(given, limits),
     )
     sequences = len(request.prompts) * request.n
@@ -100,9 +104,6 @@ def parse_request(body: Mapping[str, Any], model: str, limits: Limits) -> Comple
         raise ApiError(400, f"{len(request.prompts)} prompts times n={request.n} are {sequences} "
                        f"sequences, more than the {limits.max_sequences} that this server takes "
                        "at once", param="n")  # fmt: skip
-    if request.echo and request.logprobs is not None:
-        raise ApiError(400, "the log-probabilities of an echoed prompt are not computed here (lm "
-                       "score does); leave out echo or logprobs", param="echo")  # fmt: skip
     return request
 
 
@@ -226,12 +227,12 @@ def dumps(value: Any) -> str:
 def logprobs_of(made: Sequence[Made], texts: Sequence[str], offsets: Sequence[int],
                 names: Mapping[int, str], count: int) -> dict[str, Any]:  # fmt: skip
     """The `logprobs` of a choice, or of a piece of it: the text each token added and where it
-    begins, and `count` alternatives by their `names`."""
+    begins, and `count` alternatives by their `names`. A prompt's first token has none of it."""
     return {
         "tokens": list(texts),
         "token_logprobs": [_finite(token.logprob) for token in made],
         "top_logprobs": [
-            {names[i]: _finite(logprob) for i, logprob in token.alternatives[:count]}
+            {names[i]: _finite(logprob) for i, logprob in token.alternatives[:count]} or None
             for token in made
         ] if count else None,
         "text_offset": list(offsets),

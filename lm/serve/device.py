@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lm.generate.row_sampling import sample_rows
+from lm.model import Mask
 from lm.model.cache import Cache, init_cache
 from lm.types import Key, Params
 
@@ -26,11 +27,13 @@ ALTERNATIVES = 5
 
 
 class Settings(NamedTuple):
-    """The static part, on which compiled programs depend."""
+    """The static part, on which compiled programs depend. With `both_ways` prompts see themselves
+    so, as the model learned from prefixes."""
 
     model: nn.Module
     vocab_size: int
     eos_id: int | None
+    both_ways: bool = False
 
 
 class Chosen(NamedTuple):
@@ -115,11 +118,36 @@ def prefill(
     model, variables = settings.model, {"params": params}
     config = model.config
     cache = init_cache(config, 1, tokens.shape[1])
-    read: Any = model.apply(variables, tokens, positions=positions, cache=cache, method="hidden")
+    read: Any = model.apply(
+        variables, tokens, positions=positions, cache=cache,
+        mask=Mask() if settings.both_ways else None, method="hidden",
+    )  # fmt: skip
     hidden, cache = read
     # Padding is on the left, so the prompt's last token stands in the last column.
     logits: Any = model.apply(variables, hidden[:, -1], method="logits")
     return cache, logits
+
+
+@functools.partial(jax.jit, static_argnames=("settings",))
+def score(
+    settings: Settings, params: Params, tokens: Int[Array, "1 W"], positions: Int[Array, "1 W"]
+) -> Chosen:
+    """A prompt's own tokens but the first, and the likeliest in their places: [W - 1], each as it
+    follows from those before it."""
+    model, variables = settings.model, {"params": params}
+    read: Any = model.apply(variables, tokens, positions=positions, method="hidden")
+    count = min(ALTERNATIVES, settings.vocab_size)
+
+    def one(arguments: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        hidden, token = arguments
+        logits: Any = model.apply(variables, hidden[None], method="logits")
+        log_p = jax.nn.log_softmax(logits[0])
+        values, ids = jax.lax.top_k(log_p[: settings.vocab_size], count)
+        return log_p[token], ids.astype(jnp.int32), values
+
+    after = tokens[0, 1:]
+    # The logits of a part of the places at a time.
+    return Chosen(after, *jax.lax.map(one, (read[0][0, :-1], after), batch_size=64))
 
 
 def _columns(index: Array, new_index: Array, old: int, new: int) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from lm.errors import EXIT_FAILED, ConfigError, UserError
+from lm.generate.prompts import reads_both_ways, reads_sources
 from lm.model.cache import position_limit
 from lm.objectives.tasks.instruction import InstructionObjective
 from lm.serve.answer import Service
@@ -58,6 +59,11 @@ def build_service(run: Run, options: Options) -> Service:
             f"{config.architecture!r} with lm_head={config.lm_head!r} (lm generate also writes "
             "with encoder-decoders)"
         )
+    if reads_sources(run.config):
+        raise ConfigError(
+            "lm serve continues prompts, and this model learned from pairs of texts, to write one "
+            "after another: lm predict does that, and lm generate"
+        )
     limits = _limits(position_limit(config), options)
     vocab_size = min(run.tokenizer.vocab_size, config.vocab_size)
     slots = Slots(
@@ -67,6 +73,7 @@ def build_service(run: Run, options: Options) -> Service:
         eos_id=run.tokenizer.eos_id,
         max_batch=options.max_batch,
         max_tokens=limits.positions,
+        both_ways=reads_both_ways(run.config),
     )
     worker = Worker(
         slots,

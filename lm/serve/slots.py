@@ -10,6 +10,7 @@ there, and alone, up to rounding (see lm/generate/decode.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -46,12 +47,16 @@ class Sampling:
 
 @dataclass(eq=False)
 class Row:
-    """A sequence to make: `prompt`'s continuation, at most `max_new_tokens`; `made` so far."""
+    """A sequence to make: `prompt`'s continuation, at most `max_new_tokens`; `made` so far. With
+    `scored` the prompt's tokens too are given, `of_prompt`, once the row has joined; of the first
+    one there is no log-probability (nan)."""
 
     prompt: Sequence[int]
     max_new_tokens: int
     sampling: Sampling
+    scored: bool = False
     made: int = field(default=0, init=False)
+    of_prompt: list[Made] = field(default_factory=list, init=False)
 
     @property
     def length(self) -> int:
@@ -82,16 +87,18 @@ class Slots:
 
     model, params: a decoder and its parameters; only ids below `vocab_size` are chosen; a row ends
     after `eos_id`. At most `max_batch` rows of at most `max_tokens`, prompt included; `chunk` steps
-    in one `advance`.
+    in one `advance`. `both_ways`: as `lm.generate.prompts.reads_both_ways` says.
 
     Raises:
       ConfigError: the model has fewer positions, or the caches do not fit the memory.
     """
 
     def __init__(self, model: nn.Module, params: Params, *, vocab_size: int, eos_id: int | None,
-                 max_batch: int, max_tokens: int, chunk: int = 8) -> None:  # fmt: skip
+                 max_batch: int, max_tokens: int, chunk: int = 8,
+                 both_ways: bool = False) -> None:  # fmt: skip
         config = model.config
-        self._settings = device.Settings(model, min(vocab_size, config.vocab_size), eos_id)
+        vocab_size = min(vocab_size, config.vocab_size)
+        self._settings = device.Settings(model, vocab_size, eos_id, both_ways)
         self._params = arrange(model, params)
         self._limit = position_limit(config)
         if self._limit is not None and max_tokens > self._limit:
@@ -133,6 +140,8 @@ class Slots:
         first = []
         for row in new:
             cache, logits = self._read_prompt(row.prompt)
+            if row.scored:
+                row.of_prompt = self._scored_prompt(row)
             s, place = row.sampling, self._places.index(None)
             numbers = (len(row.prompt), s.seed, s.prompt, s.sequence, row.max_new_tokens, s.top_k)
             sampling = np.array([s.temperature, s.top_p, s.alternatives], np.float32)
@@ -181,10 +190,22 @@ class Slots:
     def _read_prompt(self, prompt: Sequence[int]) -> Any:
         """Read once where several sequences continue it: they hold the same list."""
         if self._read is None or self._read[0] is not prompt:
-            width = _power(_NARROWEST_PROMPT, len(prompt))
-            tokens, positions = pad_left([prompt], min(width, self._limit or width))
-            self._read = prompt, device.prefill(self._settings, self._params, tokens, positions)
+            padded = self._padded(prompt)
+            self._read = prompt, device.prefill(self._settings, self._params, *padded)
         return self._read[1]
+
+    def _padded(self, prompt: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        width = _power(_NARROWEST_PROMPT, len(prompt))
+        return pad_left([prompt], min(width, self._limit or width))
+
+    def _scored_prompt(self, row: Row) -> list[Made]:
+        """Every token of the prompt, but the first, as it follows from those before it."""
+        found = jax.device_get(
+            device.score(self._settings, self._params, *self._padded(row.prompt))
+        )
+        places = range(len(found.token) - len(row.prompt) + 1, len(found.token))
+        first = Made(int(row.prompt[0]), math.nan, [])
+        return [first, *(self._made(row, found, (place,)) for place in places)]
 
     def warm_up(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Compiles what short prompts need, for every number of rows; ends early if `stopped`."""

@@ -54,25 +54,34 @@ class Line(Row):
         stops: Sequence[str],
         tokenizer: Tokenizer,
         ends: frozenset[int] = frozenset(),
+        *,
+        scored: bool = False,
     ) -> None:
         """`stops` end it before such a string, `ends` and the tokenizer's eos after such a token,
-        which is not shown."""
-        super().__init__(prompt, max_new_tokens, sampling)
+        which is not shown. With `scored` the prompt's tokens count among the texts, and
+        max_new_tokens may be 0: the prompt is all."""
+        super().__init__(prompt, max(1, max_new_tokens), sampling, scored)
+        self._silent = max_new_tokens == 0
         self.job, self.choice = job, choice
         self.reason: str | None = None
         self._tokenizer, self._buffer = tokenizer, StopBuffer(stops)
         self._ends = ends | {tokenizer.eos_id}
         self._length = 0
+        self.prompt_texts: list[str] = []
 
     def begin(self) -> None:
         """Reads the prompt, on which the text of the first tokens may depend."""
         self.begun = time.monotonic()
         self._decoder = stream_decoder(self._tokenizer)
-        for token in self.prompt:
-            self._decoder.push(token)
+        self.prompt_texts = [self._decoder.push(token) for token in self.prompt]
+        if self.scored:
+            self._length = sum(map(len, self.prompt_texts))
 
     def push(self, made: Sequence[Made]) -> Piece:
         piece = Piece(self.choice, "", [], [], [], None)
+        if self._silent:
+            self.reason = piece.reason = "length"
+            return piece
         for token in made:
             if self.reason is None:
                 self._push(token, piece)

@@ -20,11 +20,12 @@ import numpy as np
 
 import lm
 from lm.convert.incoming import check_new
-from lm.convert.store import LazyArray, nested, write_checkpoint
+from lm.convert.store import LazyArray, write_checkpoint
 from lm.data.cache import new_beside, sync
 from lm.errors import ConfigError, UserError
 from lm.train.checkpoint import Checkpoints
 from lm.train.parameters import Parameters
+from lm.train.restoring import nested
 from lm.train.workdir import (
     CHECKPOINTS,
     CONVERTED,

@@ -223,10 +223,17 @@ _all_finite = jax.jit(all_finite)
 def _preservation(config: CheckpointConfig) -> managers.PreservationPolicy:
     from orbax.checkpoint import checkpoint_managers as managers
 
+    class FirstBest(managers.BestN):
+        """Of equals the first: orbax would keep the last, and lose the one that early stopping and
+        --step=best mean."""
+
+        def should_preserve(self, checkpoints: Any, *, context: Any) -> Any:
+            return super().should_preserve(checkpoints[::-1], context=context)[::-1]
+
     policies: list[managers.PreservationPolicy] = [managers.LatestN(config.keep_last)]
     if config.keep_best:
         policies.append(
-            managers.BestN(
+            FirstBest(
                 get_metric_fn=lambda metrics: metrics[config.metric],
                 reverse=config.mode == "min",
                 n=config.keep_best,

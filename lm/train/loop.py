@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,6 +34,9 @@ from lm.train.throughput import FlopsPerToken
 from lm.train.trace import DATA
 from lm.types import PyTree
 
+if TYPE_CHECKING:
+    from lm.train.samples import Sampler
+
 
 @dataclass(frozen=True)
 class Session:
@@ -48,6 +51,7 @@ class Session:
     flops: FlopsPerToken
     peak_flops: float
     stopper: Stopper
+    sampler: Sampler | None = None
 
 
 class _Pending(NamedTuple):
@@ -240,6 +244,7 @@ class _Loop:
         best = False
         if self.session.plan.evaluates(step):
             results = self._evaluate(state, step)
+            self._sample(state, step)
             best = self.session.stopper.see(step, results)
         # Read once, after what takes long: a later signal waits for the next dispatch.
         stopping = stop.requested or self.session.stopper.stopped
@@ -269,6 +274,12 @@ class _Loop:
                 self.writer.write(step, name, metrics)
             self.progress.note(f"step {step}: {name}: {shown}")
         return results
+
+    def _sample(self, state: PyTree, step: int) -> None:
+        mapped, sampler = self.session.mapped, self.session.sampler
+        if sampler is not None and self.writer is not None:
+            params = mapped.params(mapped.to_save(state))
+            self.writer.write_samples(step, sampler.take(params, step))
 
 
 def take_snapshot(session: Session, state: PyTree) -> Snapshot:

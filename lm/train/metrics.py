@@ -1,8 +1,10 @@
-"""A run's numbers on disk: metrics.jsonl (the truth), timing.jsonl and TensorBoard events.
+"""What a run writes down: metrics.jsonl (the truth), samples.jsonl, timing.jsonl and TensorBoard
+events.
 
 metrics.jsonl is a pure function of config and seed, so that a resumed run's file equals an
 uninterrupted one's byte for byte; what depends on the machine (seconds, tokens/s) is in
 timing.jsonl. A line is {"step", "split", <metric>: <value>, ...}; `step` counts finished updates.
+samples.jsonl, where a config asks for samples, has {"step", "prompt", "text", "finish_reason"}.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -21,6 +23,9 @@ from lm.errors import UserError
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
+
+
+SAMPLES = "samples.jsonl"
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -54,7 +59,7 @@ class MetricsWriter:
         self._path = workdir / "metrics.jsonl"
         self._start = start
         with _explained(self._path):
-            for name in ("metrics.jsonl", "timing.jsonl"):
+            for name in ("metrics.jsonl", "timing.jsonl", SAMPLES):
                 _truncate(workdir / name, start)
         self._file = self._path.open("a", encoding="utf-8")
         self._timing = (workdir / "timing.jsonl").open("a", encoding="utf-8")
@@ -66,6 +71,11 @@ class MetricsWriter:
 
         purge_step = self._start + 1 if self._start else None
         return SummaryWriter(str(self._path.parent), purge_step=purge_step)
+
+    @cached_property
+    def _samples(self) -> TextIO:
+        # Most runs take none, and have no such file.
+        return self._path.with_name(SAMPLES).open("a", encoding="utf-8")
 
     def write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """One line of metrics; values are float32 numbers, written so that they read back equal."""
@@ -81,18 +91,26 @@ class MetricsWriter:
             if value is not None:
                 self._events.add_scalar(f"timing/{name}", value, step)
 
+    def write_samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """A line for each of what the model said."""
+        for row in rows:
+            self._append(self._samples, {"step": step, **row})
+
     def flush(self) -> None:
         """Makes the lines durable, so that a checkpoint never is ahead of its metrics."""
         with _explained(self._path):
             for file in (self._file, self._timing):
                 file.flush()
             os.fsync(self._file.fileno())
+            if "_samples" in self.__dict__:
+                os.fsync(self._samples.fileno())
             if "_events" in self.__dict__:
                 self._events.flush()
 
     def close(self) -> None:
         """Gives the files back. What cannot be written any more has been an error already."""
-        for closable in (self._file, self._timing, self.__dict__.get("_events")):
+        opened = [self.__dict__.get(name) for name in ("_samples", "_events")]
+        for closable in (self._file, self._timing, *opened):
             with contextlib.suppress(OSError):
                 if closable is not None:
                     closable.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -116,7 +118,7 @@ class Restoring:
 
     def find(self, step: int | None = None) -> Restored:
         """The newest sound checkpoint (or that of `step`) with `state` its structure alone: nested
-        dicts of array metadata (shape, dtype). `read_leaf` reads what is wanted of it.
+        dicts of array metadata (shape, dtype). `read_leaves` reads what is wanted of it.
 
         Raises:
           UserError: as `restore_parts`.
@@ -130,31 +132,32 @@ class Restoring:
             raise UserError(f"no checkpoint in {self.directory}; train the run there first")
         return found
 
-    def read_leaf(self, step: int, path: Sequence[str]) -> np.ndarray:
-        """One array of a saved state, by the keys that lead to it.
+    def read_leaves(self, step: int, paths: Iterable[str]) -> dict[str, np.ndarray]:
+        """Arrays of a saved state, by the keys that lead to each ("params/layer_0/...").
 
         Raises:
-          UserError: it cannot be read, or is not there any more.
+          UserError: one cannot be read, or is not there any more.
         """
         import orbax.checkpoint as ocp
 
-        wanted: Any = jax.ShapeDtypeStruct((), np.float32)
-        arguments: Any = ocp.RestoreArgs(restore_type=np.ndarray)
-        for key in reversed(path):
-            wanted, arguments = {key: wanted}, {key: arguments}
+        names = list(paths)
+        wanted: Any = nested(dict.fromkeys(names, jax.ShapeDtypeStruct((), np.float32)))
+        arguments: Any = nested(dict.fromkeys(names, ocp.RestoreArgs(restore_type=np.ndarray)))
         try:
             found = self._handler.restore(
                 self.directory / str(step) / "state",
                 args=ocp.args.PyTreeRestore(wanted, restore_args=arguments, partial_restore=True),
             )
+            return {
+                name: np.asarray(functools.reduce(operator.getitem, name.split("/"), found))
+                for name in names
+            }
         except (OSError, ValueError, KeyError) as error:
+            what = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
             raise UserError(
-                f"could not read {'/'.join(path)} from {self.directory / str(step)}: "
+                f"could not read {what} from {self.directory / str(step)}: "
                 f"{str(error).splitlines()[0][:200]}"
             ) from error
-        for key in path:
-            found = found[key]
-        return np.asarray(found)
 
     def _newest_sound(self, read: Callable[[int], Restored], step: int | None) -> Restored | None:
         available = self.steps()
@@ -254,3 +257,15 @@ def named_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
             names = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path]
             shapes["/".join(names)] = tuple(leaf.shape)
     return shapes
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": x} as {"a": {"b": x}}."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        place = tree
+        for name in parents:
+            place = place.setdefault(name, {})
+        place[last] = leaf
+    return tree

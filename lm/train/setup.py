@@ -16,12 +16,14 @@ import numpy as np
 
 from lm.config import Config, TaskBase
 from lm.data.examples import prepare_examples
+from lm.data.functions import prepare_functions
 from lm.data.pipeline import Dataset, prepare_dataset
 from lm.data.tokenizer import Tokenizer, load_tokenizer
 from lm.errors import ConfigError, UserError, did_you_mean
 from lm.objectives import build_objective
 from lm.objectives.adapted import Adapted
 from lm.objectives.base import ExampleObjective, Objective, TextObjective
+from lm.objectives.in_context import InContextRegressionObjective
 from lm.parallel.mapping import Program, build_mapping
 from lm.train import loop
 from lm.train.checkpoint import Checkpoints
@@ -76,6 +78,8 @@ def open_dataset(
             cache_dir=cache_dir,
             tokenizer=tokenizer,
         )
+    if isinstance(objective, InContextRegressionObjective):
+        return prepare_functions(config.data, seed=config.seed, tokenizer=tokenizer)
     assert isinstance(objective, TextObjective)
     return prepare_dataset(
         config.data,
@@ -127,7 +131,11 @@ def train(
         state, start, origin = starting_point(session, note)
         write_manifest(
             workdir,
-            data={"fingerprint": dataset.fingerprint, **dataset.report},
+            data={
+                "fingerprint": dataset.fingerprint,
+                "validation_fingerprints": dict(dataset.validation_fingerprints),
+                **dataset.report,
+            },
             data_root=data_root,
             command=command,
             from_step=start,
@@ -166,6 +174,12 @@ def _session(config: Config, workdir: Path, objective: Objective, dataset: Datas
         batch_size=config.train.batch_size,
         microbatches=config.train.microbatches,
     )
+    sampler = None
+    if config.evaluation.samples is not None:
+        # All of generation: nothing for a start to wait for where it is not asked for.
+        from lm.train.samples import Sampler
+
+        sampler = Sampler(config, objective, dataset.tokenizer)
     params = mapped.abstract().params
     _check_evaluation(config, program, params, batch, mapped.devices)
     _check_split(config, params)
@@ -184,6 +198,7 @@ def _session(config: Config, workdir: Path, objective: Objective, dataset: Datas
         ),
         peak_flops=peak_flops(),
         stopper=Stopper(config),
+        sampler=sampler,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from lm.cli.main import main
+from lm.config import ExampleFiles
 from lm.evaluate.answers_page import evaluation_page
-from lm.train.workdir import load_run
+from lm.train.workdir import load_run, read_config, write_config
 from tests.evaluate.test_html import read
 from tests.predict.runs import saved
 
@@ -43,6 +45,13 @@ def evaluate(capsys: Any, workdir: Path, root: Path, *flags: str) -> dict[str, A
     said = capsys.readouterr()
     assert status == 0, said.err
     return json.loads(said.out)
+
+
+def with_data(workdir: Path, **settings: Any) -> None:
+    """Changes what the run's config says of its data."""
+    config = read_config(workdir)
+    data = dataclasses.replace(config.data, **settings)
+    write_config(workdir, dataclasses.replace(config, data=data))
 
 
 def test_a_classifier_beside_the_most_frequent_label(
@@ -136,6 +145,57 @@ def test_other_answers(
     read(page.read_text())
 
 
+def test_what_is_dropped_has_neither_a_loss_nor_an_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("fine", "good"), ("x" * 30, "bad"), ("no", "bad")]
+    for name, lines in (("a.tsv", rows), ("b.tsv", rows[::2])):
+        text = "".join(f"{text}\t{label}\n" for text, label in lines)
+        (tmp_path / name).write_text(f"sentence\tlabel\n{text}")
+    pairs = [("fine", "gut"), ("x" * 30, "lang"), ("no", "nein"), ("short", "y" * 30)]
+    for name, some in (("a.jsonl", pairs), ("b.jsonl", pairs[:3:2])):
+        lined = [json.dumps({"source": s, "target": t}) for s, t in some]
+        (tmp_path / name).write_text("\n".join(lined))
+    for kind, ending, dropped in (("classification", "tsv", 1), ("joined", "jsonl", 2)):
+        workdir = saved(kind, tmp_path / kind)
+        with_data(workdir, too_long="drop")
+        flags = ("--resamples=0", *(() if ending == "tsv" else ("--metrics=exact_match",)))
+        found, alone = (
+            evaluate(capsys, workdir, tmp_path, f"--input={name}.{ending}", *flags)["splits"]
+            for name in "ab"
+        )
+        whole, short = found[f"a.{ending}"], alone[f"b.{ending}"]
+        assert whole.pop("examples_dropped") == dropped and "examples_cut" not in whole
+        kept = ("examples", "loss", "accuracy", "exact_match", "answers_cut")
+        for name in {*kept} & whole.keys():
+            assert whole[name] == pytest.approx(short[name], rel=1e-5), name
+
+
+def test_conversations_that_are_too_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They end nothing: what is asked is dropped, or read from its newest messages, and said."""
+    workdir = saved("reply", tmp_path / "run")
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    lines = [talk, [{"role": "user", "content": "z" * 40}, *talk[1:]], talk]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"messages": m}) for m in lines))
+    flags = (f"--workdir={workdir}", f"--data_root={tmp_path}", "--metrics=exact_match",
+             "--max_new_tokens=3", "--resamples=0")  # fmt: skip
+    for too_long in ("drop", "cut"):
+        with_data(workdir, too_long=too_long)
+        capsys.readouterr()
+        assert main(["evaluate", *flags, "--input=a.jsonl"]) == 0
+        said = capsys.readouterr()
+        result = json.loads(said.out)["splits"]["a.jsonl"]
+        # Its answer is beyond the row, so that there is nothing to learn of it either way.
+        assert (result["examples"], result["examples_dropped"]) == (2, 1)
+        assert "1 of 3 examples are longer than a row and are dropped" in said.err
+    dev = ExampleFiles(paths=("a.jsonl",), fields={"messages": "messages"})
+    with_data(workdir, too_long="error", validation={"dev": dev})
+    assert main(["evaluate", *flags]) == 1
+    assert "a.jsonl:2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "status", "said"),
     [
@@ -155,6 +215,10 @@ def test_other_answers(
         (["--input=dev.tsv", "--metrics=loss", "--predictions=x"], 2, "--predictions are of"),
         (["--input=odd.tsv"], 1, "the label 'wide' is not in objective.labels"),
         (["--input=dev.tsv", "--page=none/page.html"], 1, "none is no folder"),
+        (["--input=dev.tsv", "--page=a", "--predictions=a"], 2, "are the same file, a"),
+        # Before anything is read.
+        (["--input=none.tsv", "--predictions=" + "x" * 300], 1, "could not write --predictions="),
+        (["--input=none.tsv", "--predictions=x", "--metrics=loss"], 2, "--predictions are of"),
     ],
 )
 def test_what_is_wrong_is_said(

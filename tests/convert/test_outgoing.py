@@ -28,11 +28,11 @@ from lm.convert.families import FAMILIES
 from lm.convert.folder import read_folder
 from lm.convert.incoming import convert, read_reference
 from lm.convert.outgoing import export, narrowed, parse_size
-from lm.convert.store import nested
 from lm.convert.tokenizer import tokenizer_config
 from lm.data.examples_read import Example
 from lm.errors import ConfigError, UserError
 from lm.train.checkpoint import Checkpoints
+from lm.train.restoring import nested
 from lm.train.workdir import load_run, write_config
 from tests.convert.files import (
     GPT2,

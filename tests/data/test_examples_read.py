@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,23 @@ def test_squad(tmp_path: Path) -> None:
     (_, first), (place, second) = read(tmp_path, json.dumps(content), ANSWERS, format="squad")
     assert first == {"id": "q1", "question": "who?", "context": "Ada wrote.", "answers": [answer]}
     assert second["answers"] == [] and place == ": question 'q2'"
+
+
+def test_squad_to_be_answered_has_no_answers(tmp_path: Path) -> None:
+    qas = [{"id": "q1", "question": "who?"}]
+    content = json.dumps({"data": [{"paragraphs": [{"context": "Ada wrote.", "qas": qas}]}]})
+    asked = Roles(ANSWERS.inputs, (), ())
+    [(_, values)] = read(tmp_path, content, asked, format="squad")
+    assert values == {"id": "q1", "question": "who?", "context": "Ada wrote."}
+    with pytest.raises(UserError, match="no 'answers'"):
+        read(tmp_path, content, ANSWERS, format="squad")
+
+
+def test_long_cells_of_csv_change_nothing_elsewhere(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    content = f'"{"x" * (before + 1)}",0\nb,1\n'
+    found = read(tmp_path, content, format="csv", fields={"text": 0, "label": 1})
+    assert len(found[0][1]["text"]) == before + 1 and csv.field_size_limit() == before
 
 
 def test_a_fraction_is_one_of_examples(tmp_path: Path) -> None:

@@ -93,3 +93,27 @@ def test_what_cannot_be_divided(source: ExampleFiles, tmp_path: Path) -> None:
         DataConfig(both, ByteTokenizer(), 8, fold=Fold(0, 2))
     with pytest.raises(UserError, match="23 examples cannot be divided into 24 folds"):
         texts(config(source, fold=Fold(0, 24)).train["t"], tmp_path)
+
+
+def test_every_part_has_its_share_of_every_label(tmp_path: Path) -> None:
+    labels = ["a"] * 9 + ["b"] * 7 + ["c"] * 2
+    (tmp_path / "a.tsv").write_text("".join(f"text {i}\t{name}\n" for i, name in enumerate(labels)))
+    whole = ExampleFiles(paths=("a.tsv",), format="tsv", fields={"text": 0, "label": 1})
+    for seed in range(3):
+        sizes, each = [], []
+        for index in range(4):
+            source = config(whole, fold=Fold(index, 4, seed)).validation["fold"]
+            own = [e.values["label"] for e in read_examples(source, ROLES, tmp_path)]
+            sizes.append(len(own))
+            each.append([own.count(name) for name in "abc"])
+        assert sorted(sizes) == [4, 4, 5, 5]
+        # By lot alone a part would have none, or five, of a label now and then.
+        for counts in zip(*each):
+            assert max(counts) - min(counts) <= 1
+    # A choice's label is a place, not a class: nothing is divided by it.
+    roles = Roles(("text", "choices"), (), ("label",))
+    fields = {"text": 0, "choices": 0, "label": 1}
+    source = config(whole, fold=Fold(0, 4)).validation["fold"]
+    by_lot = ExampleFiles(paths=("a.tsv",), format="tsv", fields=fields, fold=source.fold)
+    other = [e.values["text"] for e in read_examples(by_lot, roles, tmp_path)]
+    assert other != texts(source, tmp_path)

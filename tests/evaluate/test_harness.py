@@ -11,7 +11,7 @@ import pytest
 
 from lm.cli.main import main
 from lm.cli.score import score_lines
-from lm.errors import ConfigError
+from lm.errors import ConfigError, UserError
 from lm.evaluate.harness import evaluate_tasks
 from lm.generate.sampling import SamplingConfig
 from lm.generate.text import generate_text
@@ -173,3 +173,17 @@ def test_what_cannot_be_evaluated_is_said(tmp_path: Path, capsys: Captured) -> N
     ):
         assert main(["evaluate", workdir, *flags]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_task_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "W", GROUPED, add_eos=True))
+    task(tmp_path, "rolling", ROLLING, [{"text": "one"}])
+    (tmp_path / "broken.yaml").write_text("task: [\n")
+    for name, line in (("module", "process_docs: !function none.f"), ("metric", "metric_list: 3")):
+        content = ROLLING.format(name=name, path=tmp_path / "rolling.jsonl").split("metric_list")[0]
+        (tmp_path / f"{name}.yaml").write_text(f"{content}{line}\n")
+    with pytest.raises(ConfigError, match="no task 'broken'.*cannot be read has none"):
+        evaluate_tasks(run, ["rolling", "broken"], include_path=tmp_path)
+    for name, said in (("module", "Cannot import module 'none'"), ("metric", "")):
+        with pytest.raises(UserError, match=f"could not read the task '{name}': .*{said}"):
+            evaluate_tasks(run, ["rolling", name], include_path=tmp_path)

@@ -86,6 +86,13 @@ def test_defaults_of_texts_follow_their_script_and_tokens(monkeypatch: Any) -> N
     found, _ = default(PAIRS, chinese)
     assert found[1] == Chosen("bleu", {"tokenize": "zh"})
     assert found[2] == Chosen("rouge", {"tokenizer": "characters"})
+    # One example in another script does not decide for the rest.
+    mixed, _ = default(PAIRS, [*english, {"texts": ["Привет, Ada"]}])
+    assert mixed[2] == Chosen("rouge", {"tokenizer": "script"})
+    assert default(PAIRS, [{"texts": ["Ada Лавлейс, 1815"]}])[0][2].options == {
+        "tokenizer": "characters"
+    }
+    assert default(PAIRS, [{"texts": ["naïve мир"]}, *english])[0][2] == Chosen("rouge")
     words = dataclasses.replace(BASE.data, tokenizer=WordsTokenizer())
     split = config(SequenceToSequence(), data=words)
     assert names(split, english) == ["chrf", "bleu_tokenised", "rouge"]

@@ -72,6 +72,35 @@ def test_the_sentence_with_most_words_of_the_question() -> None:
     assert said == ["Ada wrote the first program.", "北京在北方。", "One."]
 
 
+def test_no_answer_where_that_is_the_better_one() -> None:
+    context = "It rained. Ada wrote it."
+    asked = [({"question": "Who wrote it?", "context": context}, {"answers": []})]
+    sentence = ({"question": "Who wrote it?", "context": context}, {"answers": ["Ada wrote it."]})
+    objective = QuestionAnswering(unanswerable=True)
+    found = made(objective, [*asked, sentence], asked)
+    # On the training data both are right half the time.
+    assert found.answers == [{"answer": "", "score": None}] and "no answer" in found.what
+    for learned in ([*asked, sentence, sentence], [sentence]):
+        found = made(objective, learned, asked)
+        assert found.answers[0]["answer"] == "Ada wrote it." and "sentence" in found.what
+
+
+def test_of_equally_frequent_ones_the_first_by_name() -> None:
+    objectives: dict[Any, list[Any]] = {
+        Classification(labels=("b", "a")): [({}, {"label": "b"}), ({}, {"label": "a"})],
+        Instruction(): [({}, {"texts": ["b"]}), ({}, {"texts": ["a"]})],
+        TokenClassification(labels=("b", "a")): [
+            ({"words": ["x"]}, {"tags": ["b"]}), ({"words": ["x"]}, {"tags": ["a"]}),
+        ],
+    }  # fmt: skip
+    for objective, learned in objectives.items():
+        asked = [({"words": ["x", "y"]}, {"label": "a", "tags": ["a", "a"], "texts": ["a"]})]
+        one, other = (made(objective, some, asked) for some in (learned, learned[::-1]))
+        assert one == other
+        assert "'a'" in one.what
+        assert one.answers[0].get("tags", ["a", "a"]) == ["a", "a"]
+
+
 def test_the_place_where_choices_are_mostly_right() -> None:
     learned = [({}, {"label": label}) for label in (1, 1, 0, 2)]
     found = made(MultipleChoice(), learned, [({"choices": ["x", "y"]}, {"label": 0})])

@@ -21,9 +21,10 @@ from lm.config import (
     XLNetRelative,
 )
 from lm.convert.accounting import parameter_shapes
-from lm.convert.store import LazyArray, nested, write_checkpoint
+from lm.convert.store import LazyArray, write_checkpoint
 from lm.data.tokenizer import Tokenizer
 from lm.data.tokenizers.simple import Bytes
+from lm.train.restoring import nested
 from lm.train.workdir import CHECKPOINTS, TOKENIZER, write_config
 
 LENGTH = 40

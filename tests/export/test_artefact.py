@@ -85,7 +85,7 @@ CALLS: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "pairs": [([TEXTS, [TEXTS[1], TEXTS[1]], "alone"], {})],
     "several": [(TEXTS, {})],
     "number": [(TEXTS, {})],
-    "tags": [(["a word or two", "and " * 20], {})],
+    "tags": [(["a word or two", "and " * 20], {}), (["", "one", " "], {}), ([""], {})],
 }
 
 
@@ -184,7 +184,7 @@ def test_texts_are_embedded(folder: Path, answered: dict[str, Any], name: str) -
 @pytest.mark.parametrize("name", ["pairs", "several", "number", "tags"])
 def test_tasks_are_answered(folder: Path, answered: dict[str, Any], name: str) -> None:
     run = load_run(folder / name)
-    [(texts, _)], [found] = CALLS[name], answered["answers"][name]
+    (texts, _), found = CALLS[name][0], answered["answers"][name][0]
     roles: list[dict[str, Any]] = []
     for text in texts:
         if name == "tags":
@@ -205,6 +205,38 @@ def test_tasks_are_answered(folder: Path, answered: dict[str, Any], name: str) -
                 assert given[key] == pytest.approx(value, abs=1e-5)
             else:
                 assert given[key] == value
+
+
+def test_a_text_without_words_has_no_tags(answered: dict[str, Any]) -> None:
+    nothing: dict[str, Any] = {"words": [], "tags": [], "probabilities": []}
+    _, among, alone = answered["answers"]["tags"]
+    assert among[0] == among[2] == nothing and alone == [nothing]
+    assert among[1]["words"] == ["one"] and among[1]["tags"][0] in LABELS
+
+
+def test_the_platform_is_the_one_that_programs_are_exported_for(
+    folder: Path, answered: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JAX says "gpu" of AMD's too."""
+    monkeypatch.setattr(runner.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(runner.export, "default_export_platform", lambda: "rocm")
+    with pytest.raises(runner.NotPossibleError, match="exported for cpu, and JAX runs on rocm"):
+        runner.Artefact(folder / "decoder-out")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "No such file or directory.: is the folder what lm export wrote"),
+        ("{", "manifest.json is not valid JSON"),
+        ("[]", "is not what lm export wrote"),
+    ],
+)
+def test_a_folder_that_is_none(tmp_path: Path, text: str | None, words: str) -> None:
+    if text is not None:
+        (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(runner.NotPossibleError, match=words):
+        runner.Artefact(tmp_path)
 
 
 def test_the_folder_says_what_it_is(folder: Path, answered: dict[str, Any]) -> None:

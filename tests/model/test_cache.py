@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.config import ALiBi, Learned, NoPosition, NormConfig, Rotary, Sinusoidal, T5Relative
+from lm.config import (
+    ALiBi,
+    Learned,
+    NoPosition,
+    NormConfig,
+    RelativeKeys,
+    Rotary,
+    Sinusoidal,
+    T5Relative,
+)
 from lm.errors import ConfigError
 from lm.model import build_model, init_cache
 
@@ -23,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "alibi": {"position": ALiBi(), "layer_pattern": ("local",), "window": 2},
     "t5_relative": {"position": T5Relative(4, 8), "norm": NormConfig(placement="post")},
+    "relative_keys": {"position": RelativeKeys(4), "d_ff": 0},
     "none": {"position": NoPosition()},
     "local_global": {
         "position": Rotary(),

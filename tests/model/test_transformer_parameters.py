@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from lm.config import Learned, ModelConfig, NormConfig, Rotary, T5Relative
+from lm.config import InitConfig, Learned, ModelConfig, NormConfig, Rotary, T5Relative
 from lm.model import build_model
 
 
@@ -131,3 +131,23 @@ def test_initial_scales() -> None:
     assert (layers[0]["mlp_norm"]["scale"] == 1).all()
     first, second = (layer["mlp"]["up"]["kernel"] for layer in layers)
     assert (first != second).any()
+
+
+@pytest.mark.parametrize(("kv_heads", "joint"), [(4, 192), (2, 128)])
+def test_initial_scales_of_xavier(kv_heads: int, joint: int) -> None:
+    """Glorot and Bengio's variance for the layers' matrices, queries, keys and values as one;
+    embeddings keep `stddev`."""
+    init = InitConfig(stddev=0.3, scale_residual=False, projections="xavier")
+    config = ModelConfig(300, 2, 64, 4, 256, num_kv_heads=kv_heads, position=Learned(64), init=init)
+    drawn = jax.jit(build_model(config).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    params = nn.meta.unbox(drawn)["params"]
+    layer = params["layer_1"]
+    for matrix, expected in (
+        (params["token_embedding"]["embedding"], 0.3),
+        (layer["attention"]["query"]["kernel"], math.sqrt(2 / (64 + joint))),
+        (layer["attention"]["value"]["kernel"], math.sqrt(2 / (64 + joint))),
+        (layer["attention"]["output"]["kernel"], math.sqrt(2 / (64 + 64))),
+        (layer["mlp"]["up"]["kernel"], math.sqrt(2 / (64 + 256))),
+        (layer["mlp"]["down"]["kernel"], math.sqrt(2 / (64 + 256))),
+    ):
+        assert float(jnp.std(matrix)) == pytest.approx(expected, rel=0.05)

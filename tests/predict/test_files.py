@@ -93,6 +93,33 @@ def test_questions_of_squad_keep_their_ids(tmp_path: Path) -> None:
     assert (values["id"], values["question"], values["context"]) == ("q1", "who?", "Ada")
 
 
+def test_squad_without_answers_is_what_a_test_set_is(tmp_path: Path) -> None:
+    squad = {"data": [{"paragraphs": [{"context": "Ada", "qas": [{"id": 1, "question": "who?"}]}]}]}
+    [(values, _)] = read(config("answers"), tmp_path / "test.json", json.dumps(squad))
+    assert values == {"id": 1, "question": "who?", "context": "Ada"}
+
+
+def test_columns_in_a_file_of_lines_are_asked_about(tmp_path: Path) -> None:
+    fields, text = {"words": 0, "tags": 1}, "Ada N\nis O\n\nB N\n"
+    of = config("tags", format="columns", fields=fields)
+    with pytest.raises(UserError, match="a.txt:3 is blank.*--format=columns reads CoNLL's columns"):
+        read(of, tmp_path / "a.txt", text)
+    found = read(of, tmp_path / "a.txt", format="columns")
+    assert [values["words"] for values, _ in found] == [["Ada", "is"], ["B"]]
+    # Where training had files of this ending, neither is guessed.
+    source = dataclasses.replace(of.data.train["t"], paths=("x/*.txt",))
+    same = dataclasses.replace(of, data=dataclasses.replace(of.data, train={"t": source}))
+    with pytest.raises(ConfigError, match="say --format=columns or --format=lines"):
+        read(same, tmp_path / "a.txt")
+    assert len(read(same, tmp_path / "b.txt", "Ada is\n", format="lines")) == 1
+
+
+def test_a_first_row_of_csv_may_have_many_lines_and_be_long(tmp_path: Path) -> None:
+    cell = "a\nb" + "x" * 200_000
+    found = read(config("joined"), tmp_path / "a.csv", f'"{cell}"\n', header=False)
+    assert found == [({"text": cell}, "a.csv:1")]
+
+
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     def given(text: bytes, kind: str, **options: Any) -> list[Any]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))

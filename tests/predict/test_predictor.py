@@ -14,11 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm.config import ChatTemplate, Instruction
+from lm.config import ChatTemplate, Instruction, Learned, PrefixLM
 from lm.data.examples_read import Example
 from lm.data.rows import stack
 from lm.errors import ConfigError, UserError
+from lm.evaluate.scoring import Request, score
 from lm.generate.beam_config import BeamConfig
+from lm.generate.contrastive import ContrastiveConfig
+from lm.generate.prompts import reads_both_ways, reads_sources
+from lm.generate.sampling import SamplingConfig
+from lm.generate.text import TextCompletion, generate_text
 from lm.model import Mask
 from lm.objectives.tasks.instruction import InstructionObjective
 from lm.predict.base import Predictor
@@ -125,6 +130,38 @@ def test_a_decoder_sees_a_source_both_ways_as_it_learned_it() -> None:
     assert other["score"] != pytest.approx(found["score"], abs=1e-3)
 
 
+def test_lm_generate_and_lm_score_read_as_lm_predict_does() -> None:
+    run: Any = tiny_run("prefix")
+    assert reads_both_ways(run.config) and reads_sources(run.config)
+    greedy = predictor(run, batch_size=1, **OPTIONS["prefix"])
+    expected = greedy.predict("a bc")
+
+    def said(**options: Any) -> TextCompletion:
+        [[found]] = generate_text(
+            run.model, run.params, run.tokenizer, ["a bc"], sampling=SamplingConfig(0.0),
+            max_new_tokens=6, data=run.config.data, **options,
+        )  # fmt: skip
+        return found
+
+    found = said(both_ways=True, sources=True)
+    assert found.text == expected["text"]
+    total = sum(found.logprobs)
+    assert total != pytest.approx(sum(said(sources=True).logprobs), abs=1e-3)
+    request = Request([*b"a bc", EOS], found.tokens, "x")
+    [own] = score(run.model, run.params, [request], both_ways=True)
+    assert own.logprob == pytest.approx(total, abs=1e-3)
+    # What learned from prefixes goes on where the prompt ends.
+    prefix = dataclasses.replace(tiny_config("continuation"), objective=PrefixLM())
+    assert reads_both_ways(prefix) and not reads_sources(prefix)
+    assert not reads_both_ways(tiny_run("joined").config) and reads_sources(tiny_config("joined"))
+    assert not reads_both_ways(tiny_config("continuation"))
+    with pytest.raises(ConfigError, match="neither a draft nor contrastive search"):
+        generate_text(
+            run.model, run.params, run.tokenizer, ["a"], sampling=ContrastiveConfig(0.5),
+            max_new_tokens=2, both_ways=True,
+        )  # fmt: skip
+
+
 def test_lengths_are_those_of_training_and_sources_are_cut_to_them() -> None:
     def cut(kind: str, text: str, **options: Any) -> tuple[int, int, int]:
         """(most new tokens, tokens read, tokens left out)"""
@@ -140,8 +177,13 @@ def test_lengths_are_those_of_training_and_sources_are_cut_to_them() -> None:
     assert cut("prefix", "y" * 16, max_new_tokens=8) == (8, 16, 1)
     with pytest.raises(ConfigError, match="leaves no room for a source among the model's 24"):
         predictor(tiny_run("prefix"), max_new_tokens=LENGTH - 1)
-    with pytest.raises(UserError, match="the example: the text has 13 tokens, and with max_new"):
-        predictor(tiny_run("limited")).predict("a continued !")
+    # After a prompt there is what is left, unless somebody asked for more.
+    limited = predictor(tiny_run("limited"))
+    assert len(limited.predict("a continued !")["text"]) <= LENGTH - 13
+    with pytest.raises(UserError, match="the example: the text has 24 tokens, and with an answer"):
+        limited.predict("x" * LENGTH)
+    with pytest.raises(UserError, match="has 13 tokens, and with max_new_tokens=12 after it"):
+        predictor(tiny_run("limited"), max_new_tokens=12).predict("a continued !")
 
 
 def test_candidates_are_the_best_first() -> None:
@@ -209,12 +251,62 @@ def test_what_ends_a_reply() -> None:
         config = Instruction(template=ChatTemplate(before="{role}:", after=after, between=""))
         return ReplyReader(run, InstructionObjective(config, run.config.model), 8)
 
-    assert reader("").eos_id == EOS and reader("").said([], [*b"ho", EOS]) == ("ho", False)
-    assert reader("|").eos_id == ord("|") and reader("|").said([], list(b"ho|")) == ("ho", False)
+    assert reader("").eos_id == EOS and reader("").said([], [*b"ho", EOS]) == ("ho", "eos")
+    # The marker is what ended it, whether it is one token or several.
+    one = reader("|")
+    assert one.eos_id == ord("|") and one.said([], list(b"ho|")) == ("ho", "stop")
+    assert one.said([], [*b"ho", EOS, *b"x|"]) == ("ho", "eos")
     # Of a marker of several tokens the text is cut; what ends the search is still eos.
     long = reader("||")
-    assert long.eos_id == EOS and long.said([], [*b"ho||", EOS]) == ("ho", True)
-    assert long.said([], list(b"h|o")) == ("h|o", False)
+    assert long.eos_id == EOS and long.said([], [*b"ho||", EOS]) == ("ho", "stop")
+    assert long.said([], list(b"h|o")) == ("h|o", None)
+
+
+def test_a_special_token_of_the_marker_ends_a_reply() -> None:
+    """As in ChatML: the special token is what no answer has, and nothing after it is waited for."""
+    run: Any = tiny_run("reply")
+    eos = run.tokenizer.pieces([EOS])[0]
+    assert eos, "the tokenizer spells it"
+
+    def reader(after: str) -> ReplyReader:
+        config = Instruction(template=ChatTemplate(before="{role}:", after=after, between=""))
+        return ReplyReader(run, InstructionObjective(config, run.config.model), 8)
+
+    for after, ends in ((f"{eos}\n", [EOS]), (f"\n{eos}\n", [10, EOS])):
+        made = reader(after)
+        assert made._chat.after == [*ends, 10] and made.eos_id == EOS
+        assert made.said([], [*b"ho", *ends]) == ("ho", "stop")
+    # What stands before it may be lacking, and text that is spelled like it is text.
+    assert made.said([], [*b"ho", EOS]) == ("ho", "stop")
+    assert made.said([], list(f"ho{eos}".encode())) == (f"ho{eos}", None)
+
+
+def test_what_is_too_long_keeps_its_newest_messages_where_the_config_says_so() -> None:
+    run: Any = tiny_run("reply")
+    model = dataclasses.replace(run.config.model, position=Learned(64))
+
+    def read(messages: list[tuple[str, str]], too_long: str = "cut") -> tuple[str, int]:
+        data = dataclasses.replace(run.config.data, too_long=too_long)
+        config = dataclasses.replace(run.config, model=model, data=data)
+        made = ReplyReader(dataclasses.replace(run, config=config), run.objective, None)
+        given = [{"role": role, "content": text} for role, text in messages]
+        tokens, left_out = made.read(Example({"messages": given}, "x:3"))
+        assert 1 <= made.new_tokens(tokens) <= 64 - len(tokens)
+        return bytes(tokens).decode(), left_out
+
+    # Half of the positions are for an answer; where less is left, that is enough.
+    whole = "user:" + "x" * 45 + "\nassistant:"
+    assert read([("user", "x" * 45)]) == (whole, 0) == read([("user", "x" * 45)], "error")
+    talk = [("user", "x" * 60), ("assistant", "fine"), ("user", "who?")]
+    for too_long in ("error", "drop"):
+        with pytest.raises(UserError, match="the conversation has 102 .* exceeds the 64 positions"):
+            read(talk, too_long)
+    assert read(talk) == ("user:who?\nassistant:", 102 - 20)
+    assert read([("system", "s"), *talk]) == ("system:s\nuser:who?\nassistant:", 102 - 20)
+    # Of one that is too long by itself the beginning, with room for a whole answer.
+    assert read([("user", "ab" + "é" * 40)]) == ("user:ab" + "é" * 7 + "\nassistant:", 98 - 32)
+    with pytest.raises(UserError, match="the conversation has"):
+        read([("system", "s" * 60), ("user", "who?")])
 
 
 def test_models_without_an_answer_and_arguments_that_say_nothing() -> None:

@@ -117,6 +117,12 @@ def test_a_seed_without_a_number_decides_against_it() -> None:
     assert judge(order, {"a": [1.0], "b": [None]}).verdict == "not reproduced"
 
 
+def test_quantities_of_unequally_many_seeds_are_not_compared() -> None:
+    order = claim({"kind": "ordered", "direction": "rising"}, None, quantities=("a", "b"))
+    with pytest.raises(UserError, match="claim X: .* unequally many numbers: a 3, b 2; give"):
+        judge(order, {"a": [1.0, 1.0, 9.0], "b": [2.0, 2.0]})
+
+
 def test_what_the_measure_did_not_give() -> None:
     with pytest.raises(UserError, match="no quantity 'a'"):
         judge(claim(WITHIN), {"b": [1.0]})

@@ -190,7 +190,8 @@ def test_the_slope_of_sizes_over_widths(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_is_only_recorded_says_what_to_do(tmp_path: Path) -> None:
     measure = Recorded(("r",), names=("MNLI",), how="fine-tune it")
     assert measure.quantities == ("MNLI",)
-    with pytest.raises(UserError, match="MNLI: not measured by lm reproduce; fine-tune it"):
+    assert measure.by_hand == "MNLI: not measured by lm reproduce; fine-tune it"
+    with pytest.raises(UserError, match=measure.by_hand):
         measure.measure(inputs(tmp_path))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from lm.errors import ConfigError, UserError
 from lm.reproduce.claims import SCALES, find_papers, load_paper
+from lm.reproduce.measures.scaling import parameters_of
 from lm.reproduce.record import cells_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,10 @@ def test_a_minimal_paper(tmp_path: Path) -> None:
         ("PAPER = 3", "defines no PAPER"),
         ("import nowhere_at_all", "cannot be read: No module"),
         ("PAPER[", "cannot be read"),
+        ("PAPER['clams']", "claims.py:2 cannot be read: KeyError: 'clams'"),
+        ("(1, 2)[2]", "claims.py:2 cannot be read: IndexError: tuple index"),
+        ("import math\n\nmath.tua", "claims.py:4 cannot be read: AttributeError: .* 'tua'"),
+        ("1 / 0", "claims.py:2 cannot be read: ZeroDivisionError"),
     ],
 )
 def test_what_is_wrong_with_one(tmp_path: Path, change: str, words: str) -> None:
@@ -97,6 +102,15 @@ def test_a_shipped_paper_is_whole(name: str, monkeypatch: pytest.MonkeyPatch) ->
     used = {run for measure in paper.measures.values() for run in measure.runs}
     assert used == set(paper.runs), "a run that nothing measures"
     assert set(paper.measures) == {claim.measure for claim in paper.claims}
+
+
+def test_the_size_that_is_said_is_that_of_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    paper = load_paper(ROOT / "experiments" / "chinchilla")
+    runs = [cells_of(name, paper.runs[name])[0] for name in ("w32-t1", "w128-t4")]
+    least, most = (parameters_of(cell.resolve().model) for cell in runs)
+    words = f"{round(least / 1e3)} thousand to {most / 1e6:.1f} million parameters"
+    assert all(words in claim.proxy for claim in paper.claims if claim.measure == "own")
 
 
 def test_ids_are_of_one_claim_in_all_papers() -> None:

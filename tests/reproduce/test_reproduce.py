@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import math
+import shutil
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,9 +15,17 @@ from typing import Any
 import pytest
 
 from lm.cli.main import main
+from lm.data.roots import cache_root
+from lm.errors import UserError
 from lm.reproduce import run as reproduce_run
 from lm.reproduce.cell import Cell, CellResult
-from lm.train.workdir import write_config, write_json
+from lm.reproduce.claims import load_paper
+from lm.reproduce.finished import DataNow, Prints, finished
+from lm.reproduce.measures import Found
+from lm.reproduce.measures.gradients import NormPlacement
+from lm.reproduce.record import commands, entry, read_record, short_commit, write_record
+from lm.train.checkpoint import Checkpoints
+from lm.train.workdir import read_json, write_config, write_json
 
 SMOKE = "experiments/quickstart.py:smoke"
 PAPER: dict[str, Any] = {
@@ -177,7 +188,7 @@ def test_a_field_that_came_since_makes_no_other_run(
     for cell in old["measures"]["loss"]["cells"]:
         # As it was written before there were these.
         del cell["config"]["data"]["segments"]
-        cell["config"]["train"]["log_every"] = 77
+        cell["config"]["data"]["prefetch"] = 77
     write_json(folder / "report" / "report.json", old)
     assert lm(str(folder)) == 0 and len(sweep.asked) == 2
     old["measures"]["loss"]["cells"][0]["config"]["optimizer"]["clip_norm"] = 2.0
@@ -206,27 +217,171 @@ def test_what_was_measured_before_a_failure_stays(
     assert sweep.asked == ["small-seed0", "small-seed1", *["large-seed0"] * 3]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run of the paper's config: 4 steps, with checkpoints of 2 and 4."""
+    workdir = tmp_path_factory.mktemp("elsewhere") / "run"
+    assert main(["train", f"--config={SMOKE}", "--config.seed=1", f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def copied(run: Path, workdir: Path, **train: Any) -> Path:
+    """The run in another folder, as if its config had said other values of `train`."""
+    shutil.copytree(run, workdir)
+    values = read_json(run / "config.json")
+    values["config"]["train"].update(train)
+    write_json(workdir / "config.json", values)
+    return workdir
+
+
 def test_a_run_that_was_done_elsewhere(
-    tmp_path: Path, lm: Callable[..., int], sweep: Sweep, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    lm: Callable[..., int],
+    sweep: Sweep,
+    trained: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = write_paper(tmp_path / "paper", PAPER)
-    done = write_run(Cell("x", SMOKE, {}, 1), tmp_path / "elsewhere")
-    use = f"--use=small-seed1={done}"
+    paper = copy.deepcopy(PAPER)
+    paper["measures"]["loss"] = {"kind": "metric", "runs": ("small",), "split": "train"}
+    folder = write_paper(tmp_path / "paper", paper)
+    use = f"--use=small-seed1={trained}"
     assert lm(str(folder), use) == 0 and sweep.asked == ["small-seed0"]
     cells = record(folder)["measures"]["loss"]["cells"]
     assert [cell["state_digest"][:2] for cell in cells] == ["5a", "d1"]
-    # 4 steps of 8 rows of 32 tokens, at 256 a second
-    assert cells[1]["seconds"] == 4.0
+    assert len(cells[1]["data"]) == 16 and set(cells[1]["validation_data"]) == {"embedded"}
     assert str(tmp_path) not in json.dumps(record(folder)), "a folder of this machine"
 
     other = write_paper(tmp_path / "other", PAPER)
-    assert lm(str(other), f"--use=small-seed0={done}") == 2
+    assert lm(str(other), f"--use=small-seed0={trained}") == 2
     assert "is of another config:\n  seed: 0, there 1" in capsys.readouterr().err
-    half = write_run(Cell("x", SMOKE, {}, 0), tmp_path / "half", steps=2)
-    assert lm(str(other), f"--use=small-seed0={half}") == 1
-    assert "the run is at step 2 of 4" in capsys.readouterr().err
     assert lm(str(other), "--use=smal-seed0=x") == 2
     assert "has no run 'smal-seed0'; did you mean 'small-seed0'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("train", "lost", "words"),
+    [
+        ({}, 4, "the run is at step 2 of 4"),
+        # 256 tokens a step
+        ({"duration": {"tokens": 2000}}, None, "the run is at step 4 of 8"),
+        ({"duration": {"tokens": 1000}}, 4, "the run is at step 2 of 4"),
+        ({"duration": {"epochs": 1.0}}, None, r"the run is at step 4 of \d\d"),
+        ({"duration": {"steps": 2}}, 4, "metrics.jsonl is at step 4 and the newest checkpoint at"),
+    ],
+)
+def test_a_run_elsewhere_has_to_be_finished(
+    tmp_path: Path, trained: Path, train: Any, lost: int | None, words: str
+) -> None:
+    run = copied(trained, tmp_path / "copy", **train)
+    if lost is not None:
+        shutil.rmtree(run / "checkpoints" / str(lost))
+    with pytest.raises(UserError, match=words):
+        finished(run, print)
+
+
+def test_a_run_that_stopped_early_is_finished(tmp_path: Path) -> None:
+    early = "{'patience': 1, 'min_delta': 99.0}"
+    run = tmp_path / "run"
+    command = ["train", f"--config={SMOKE}", f"--workdir={run}", "--config.train.duration.steps=8"]
+    assert main([*command, f"--config.evaluation.early_stopping={early}"]) == 0
+    assert Checkpoints(run / "checkpoints").steps()[-1] == 4
+    assert finished(run, print).training is not None
+    # The same run without it goes on to the end of its duration.
+    values = read_json(run / "config.json")
+    values["config"]["evaluation"]["early_stopping"] = None
+    write_json(run / "config.json", values)
+    with pytest.raises(UserError, match="the run is at step 4 of 8"):
+        finished(run, print)
+
+
+def test_a_run_elsewhere_on_other_data(
+    tmp_path: Path, lm: Callable[..., int], trained: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder = write_paper(tmp_path / "paper", PAPER)
+    use = f"--use=small-seed1={trained}"
+    monkeypatch.setattr(DataNow, "_read", lambda *_: Prints("other", {"embedded": "other"}))
+    assert lm(str(folder), use) == 1
+    said = capsys.readouterr().err
+    assert f"{use}: since that run the training data changed (fingerprint " in said
+    assert "now other): restore the files" in said
+    assert not (folder / "report" / "report.json").exists()
+
+
+def test_what_was_measured_on_other_data_is_measured_again(
+    tmp_path: Path,
+    lm: Callable[..., int],
+    sweep: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = write_paper(tmp_path / "paper", PAPER)
+    lm(str(folder))
+    kept, now = record(folder), {"data": "A", "validation_data": {"text": "B", "dev": "C"}}
+    for cell in kept["measures"]["loss"]["cells"]:
+        cell.update(now)
+    write_json(folder / "report" / "report.json", kept)
+
+    def found(training: str, validation: Any) -> None:
+        monkeypatch.setattr(DataNow, "_read", lambda *_: Prints(training, validation))
+
+    found("A", {"dev": "C", "text": "B"})
+    assert lm(str(folder)) == 0 and len(sweep.asked) == 2
+    # Nobody can say: the data is not on this machine.
+    monkeypatch.setattr(DataNow, "_read", lambda *_: None)
+    assert lm(str(folder)) == 0 and len(sweep.asked) == 2
+    capsys.readouterr()
+    for training, validation, words in (
+        ("Z", {"text": "B", "dev": "C"}, "the training data changed (fingerprint A, now Z)"),
+        ("A", {"text": "B", "dev": "Z"}, "the validation data 'dev' changed (fingerprint C, now Z"),
+    ):
+        write_json(folder / "report" / "report.json", kept)
+        found(training, validation)
+        asked = len(sweep.asked)
+        assert lm(str(folder)) == 0 and len(sweep.asked) == asked + 2
+        assert f"and since then {words}" in capsys.readouterr().err
+
+
+def test_data_is_prepared_once_and_where_it_is_not_nothing_is_said_to_have_changed(
+    tmp_path: Path,
+) -> None:
+    said: list[str] = []
+    data = DataNow(cache_root(), said.append)
+    config = Cell("x", SMOKE).resolve()
+    before = Prints("not this", {})
+    changed = data.changed(before, config, tmp_path)
+    assert changed.startswith("the training data changed (fingerprint not this, now ")
+    now = Prints(changed.rpartition(" ")[2].rstrip(")"), {})
+    assert data.changed(now, config, tmp_path) == "" and len(data._known) == 1
+    gone = Cell("x", SMOKE, {"data.train": {"t": {"kind": "text", "paths": ["no.txt"]}}})
+    assert data.changed(before, gone.resolve(), tmp_path) == ""
+    assert said[0].startswith("not checked whether the data is still the same: data.train.t: ")
+    assert data.changed(Prints(None), gone.resolve(), tmp_path) == "" and len(said) == 1
+
+
+def test_what_lm_cannot_measure_is_refused_before_anything_trains(
+    tmp_path: Path, lm: Callable[..., int], sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper = copy.deepcopy(PAPER)
+    by_hand = {"kind": "recorded", "runs": ("small",), "names": ("MNLI",), "how": "fine-tune it"}
+    paper["measures"] = {"glue": by_hand, **paper["measures"]}
+    claim = {"id": "T3", "measure": "glue", "quantities": ("MNLI",), "scale": "paper"}
+    paper["claims"] += ({**paper["claims"][0], **claim, "figure": None},)
+    paper["runs"]["large"]["seeds"] = (7,)
+    folder = write_paper(tmp_path / "paper", paper)
+    assert lm(str(folder)) == 0, "it is not of this scale"
+    capsys.readouterr()
+    asked = len(sweep.asked)
+    assert lm(str(folder), "--scale=paper") == 1
+    shown = capsys.readouterr()
+    assert "glue is refused: MNLI: not measured by lm reproduce; fine-tune it" in shown.err
+    # What can be measured is; nothing was trained for what cannot.
+    assert sweep.asked[asked:] == ["large-seed7"] and "T3  not run yet" in shown.out
+    alone = write_paper(tmp_path / "alone", {
+        **paper, "measures": {"glue": by_hand}, "claims": paper["claims"][2:], "figures": {},
+    })  # fmt: skip
+    assert lm("--all", str(tmp_path), "--scale=paper", f"--ledger={tmp_path / 'L.md'}") == 1
+    assert len(sweep.asked) == asked + 1 and not (alone / "report").exists()
 
 
 def test_one_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,9 +402,12 @@ def test_one_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = record(folder)
     assert found["claims"][0]["verdict"] == "not reproduced" and found["claims"][0]["mean"] > 4
     perplexities = found["measures"]["longer"]["quantities"]
-    assert set(perplexities) == {"small-x1", "small-x2", "small-x2-ratio", "small-pi-x2"}
-    (once,), (twice,), (ratio,), (slowed,) = perplexities.values()
-    assert 100 < once < 400 and ratio == twice / once and slowed not in (once, twice)
+    names = ("small-x1", "small-x2", "small-pi-x2")
+    assert set(perplexities) == {*names, *(f"{name}-ratio" for name in names)}
+    (once,), (twice,), (slowed,) = (perplexities[name] for name in names)
+    assert 100 < once < 400 and slowed not in (once, twice)
+    ratios = [perplexities[f"{name}-ratio"] for name in names]
+    assert ratios == [[1.0], [twice / once], [slowed / once]]
     (cell,) = found["measures"]["loss"]["cells"]
     assert (
         cell["command"] == f"lm train --config={SMOKE} --config.seed=3 --workdir=runs/small-seed3"
@@ -332,6 +490,54 @@ def test_the_page_is_whole_escaped_and_loads_nothing(
     assert path.read_text() == page
 
 
+def test_commits_are_short_and_say_what_was_not_committed(
+    tmp_path: Path, lm: Callable[..., int]
+) -> None:
+    folder = write_paper(tmp_path / "paper", PAPER)
+    lm(str(folder))
+    kept = record(folder)
+    for cell in kept["measures"]["loss"]["cells"]:
+        cell["commit"] = "0123456789abcdef0123456789abcdef01234567+changes"
+    write_json(folder / "report" / "report.json", kept)
+    lm(str(folder), "--check")
+    page = (folder / "report" / "report.html").read_text()
+    assert page.count("<code>0123456789+changes</code>") == 2
+    assert short_commit("0123456789abcdef") == "0123456789" and short_commit(None) == "–"
+
+
+def test_commands_name_the_folder_and_the_scale(
+    tmp_path: Path, lm: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_paper(tmp_path / "my papers" / "one", PAPER)
+    lm(str(folder), "--check")
+    page = (folder / "report" / "report.html").read_text()
+    quoted = f"lm reproduce &#x27;{folder}&#x27;"
+    assert f"<code>{quoted}\n{quoted} --scale=gpu</code>" in page
+    paper = load_paper(folder)
+    monkeypatch.chdir(tmp_path / "my papers")
+    assert commands(paper, Path("one")) == ["lm reproduce one", "lm reproduce one --scale=gpu"]
+    assert commands(paper, tmp_path / "my papers" / "x" / ".." / "one") == commands(paper, folder)
+    large = dataclasses.replace(paper, claims=paper.claims[1:])
+    assert commands(large, Path("one")) == ["lm reproduce one --scale=gpu"]
+
+
+def test_a_record_is_json_and_keeps_its_texts(tmp_path: Path) -> None:
+    found = Found(
+        {"a": [1.0, math.nan, None], "b": [math.inf]},
+        {"deep": [{"x": (math.nan, 2)}], "text": "say [1, 2]"},
+        ('note [3, 4] and "quotes" [5, 6]',),
+    )
+    kept = entry(found, NormPlacement(), cells=[], data_root=tmp_path, seconds=1.0)
+    assert kept["quantities"] == {"a": [1.0, None, None], "b": [None]}
+    assert kept["details"] == {"deep": [{"x": [None, 2]}], "text": "say [1, 2]"}
+    write_record(tmp_path, {"format": 1, "measures": {"m": kept}, "claims": [], "row": [1, -2.5]})
+    text = (tmp_path / "report.json").read_text()
+    assert '"row": [1,-2.5]' in text, "numbers in a row stand on one line"
+    again = read_record(tmp_path)
+    assert again["measures"]["m"] == kept
+    assert again["measures"]["m"]["notes"] == ['note [3, 4] and "quotes" [5, 6]']
+
+
 def test_check_runs_nothing(tmp_path: Path, lm: Callable[..., int], sweep: Sweep) -> None:
     folder = write_paper(tmp_path / "paper", PAPER)
     assert lm(str(folder), "--check") == 0 and not sweep.asked
@@ -367,11 +573,15 @@ def test_the_ledger_is_made_of_the_records(
     assert "**reproduced**" in rows[2] and "2 [" not in rows[2] and "2.05 (2 seeds)" in rows[2]
     assert "not run yet" in rows[0] and "not run at this scale" in rows[3]
     assert "[report](experiments/one/report/report.html)" in text and "&lt;b>tiny" in text
+    assert f"`lm reproduce {root / 'one'}`, `lm reproduce {root / 'one'} --scale=gpu`" in text
+    # Of what nothing was measured there is no report, and a line for each claim.
+    assert not (root / "another" / "report").exists()
     assert "4 claims: 1 reproduced, 2 not run at this scale, 1 not run yet." in text
     # Papers that are done are not run again, and the same records give the same ledger.
     assert lm("--all", str(root), f"--ledger={ledger}") == 1 and len(sweep.asked) == 4
     assert lm("--all", str(root), f"--ledger={ledger}", "--check") == 0
     assert ledger.read_text() == text
+    assert not (root / "another" / "report").exists()
 
 
 # -------------------------------------------------------------------------------------- the command

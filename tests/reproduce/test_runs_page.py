@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from lm.cli.main import main
 from lm.config import Config, from_dict
 from lm.train.experiment import experiment_values
-from lm.train.workdir import write_config, write_json
+from lm.train.workdir import read_json, write_config, write_json
 from tests.reproduce.test_reproduce import checked
 
 
@@ -68,6 +69,45 @@ def test_one_run_has_nothing_to_differ_from(tmp_path: Path) -> None:
     assert main(["report", f"--output={path}", str(run)]) == 0
     assert "What differs" not in path.read_text()
     checked(path.read_text())
+
+
+def test_samples_over_time(tmp_path: Path) -> None:
+    runs = [make(tmp_path / name, 0.001) for name in ("short", "long", "silent")]
+    said = [
+        (10, "Once", "a <b> time\n"),
+        (10, "", "x"),
+        (20, "Once", "upon"),
+        (20, "New", "prompt"),
+    ]
+    rows = [{"step": step, "prompt": p, "text": t, "finish_reason": "eos"} for step, p, t in said]
+    write = "".join(json.dumps(row) + "\n" for row in rows)
+    (runs[0] / "samples.jsonl").write_text(write)
+    many = [{"step": i, "prompt": "P", "text": f"said-{i}."} for i in range(1, 101)]
+    (runs[1] / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
+    path = tmp_path / "report.html"
+    assert main(["report", f"--output={path}", *map(str, runs)]) == 0
+    page = path.read_text()
+    checked(page)
+    part = page[page.index("<h2>Samples over time") : page.index("<h2>Config")]
+    assert "silent" not in part
+    short, long = part[: part.index("<h3>long")], part[part.index("<h3>long") :]
+    heads = ["step", "Once", "(after nothing)", "New"]
+    found = re.findall(r"<th[^>]*>([^<]*)</th>", short)
+    assert found == heads
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", short)
+    assert cells == ["10", "a &lt;b&gt; time\n", "x", "–", "20", "upon", "–", "prompt"]
+    assert "said-1." in long and "said-100." in long and long.count("said-") == 12
+    assert "12 of 100 evaluations; samples.jsonl has them all." in long and "12 of" not in short
+
+
+def test_commits_say_what_was_not_committed(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", 0.001)
+    sessions = read_json(run / "manifest.json")["sessions"]
+    sessions[0]["git_commit"] = "0123456789abcdef0123456789abcdef01234567+changes"
+    write_json(run / "manifest.json", {"sessions": sessions})
+    path = tmp_path / "report.html"
+    assert main(["report", f"--output={path}", str(run)]) == 0
+    assert "<code>0123456789+changes</code>" in path.read_text()
 
 
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from lm.reproduce.sweep_cell import Job, Running, prepare, read_record
 from lm.reproduce.sweep_file import cells_of_file
 from lm.reproduce.sweep_results import groups_of, metrics_of
 from lm.reproduce.sweep_table import clock, final_table, look
-from lm.train.workdir import locked, read_config
+from lm.train.workdir import locked, read_config, read_json, write_config, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = "experiments/quickstart.py:smoke"
@@ -64,15 +64,16 @@ def test_a_digest_is_of_what_decides_the_result() -> None:
     plain = digest()
     assert plain == Cell("another name", SMOKE).digest and len(plain) == 16
     for key, value in {
-        LOG_EVERY: 1,
-        "checkpoint.every": {"steps": 4},
-        "checkpoint.keep_last": 5,
         "checkpoint.asynchronous": False,
         "data.read_threads": 0,
         "data.prefetch": 1,
     }.items():
         assert digest(**{key: value}) == plain, key
     for key, value in {
+        # What can be measured of a run depends on how often it was logged and saved.
+        LOG_EVERY: 1,
+        "checkpoint.every": {"steps": 4},
+        "checkpoint.keep_last": 5,
         RATE: 1e-4,
         "train.duration.steps": 8,
         "train.ema_decay": 0.9,
@@ -113,7 +114,7 @@ def test_the_cells_of_a_file(experiment: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("lines", "changes", "seeds", "message"),
     [
-        (["add('a')", "add('b', {'train.log_every': 1})"], [], None, "a and b are the same run"),
+        (["add('a')", "add('b', {'data.prefetch': 1})"], [], None, "a and b are the same run"),
         (["add('a')", "add('a', seed=2)"], [], None, "2 cells have the name a"),
         (["add('../a')"], [], None, "'../a': the name is that of a folder"),
         (["add('sweep.json')"], [], None, "the name is that of a folder"),
@@ -242,6 +243,13 @@ def test_a_folder_belongs_to_one_cell(tmp_path: Path) -> None:
     other = Job(Cell("a", SMOKE, seed=1), tmp_path / "a", ROOT, ("train",))
     with pytest.raises(ConfigError, match=f"was another one .{job.cell.digest}, now"):
         prepare(other)
+    # A config that has got a field since, with a default: the same run under another digest.
+    write_config(tmp_path / "a", job.cell.resolve())
+    sweep_cell.note(tmp_path / "a", digest="0123456789abcdef")
+    with pytest.raises(ConfigError, match="was another one .0123456789abcdef, now"):
+        prepare(other)
+    prepare(job)
+    assert read_record(tmp_path / "a")["digest"] == job.cell.digest
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="no sweep made"):
@@ -382,6 +390,15 @@ def test_a_sweep_from_start_to_end_and_again(
     cells = json.loads((workdir / "sweep.json").read_text())["cells"]
     assert [cell["run_digest"] for cell in cells] == digests
     assert [cell["attempts"] for cell in cells] == [1, 1, 2]
+
+    # On other data what is finished is not what it was.
+    manifest = read_json(workdir / "lr0.001" / "manifest.json")
+    manifest["sessions"][-1]["data"]["fingerprint"] = "another"
+    write_json(workdir / "lr0.001" / "manifest.json", manifest)
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "lr0.001 is finished, and since then the training data changed" in said
+    assert "(fingerprint another, now " in said
 
     # The command that the summary names is that run.
     lm, train, *flags = shlex.split(cells[0]["command"])

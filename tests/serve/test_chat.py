@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from lm.config import ChatTemplate, Instruction
+from lm.data.tokenizers.simple import Bytes
 from lm.generate.decode import generate
 from lm.generate.sampling import SamplingConfig
-from lm.objectives.tasks.instruction import InstructionObjective
+from lm.objectives.tasks.instruction import Chat, InstructionObjective
+from lm.serve.answer import ChatAnswer
 from tests.serve.running import POSITIONS, serving, tiny_run
 
 PATH = "/v1/chat/completions"
@@ -78,6 +81,25 @@ def test_a_marker_of_several_tokens_is_not_shown():
     [choice] = answer["choices"]
     assert choice["message"]["content"] == text(marker).split(marker)[0]
     assert choice["finish_reason"] == "stop"
+
+
+def test_a_special_token_of_the_marker_ends_an_answer():
+    """As in ChatML: nothing after it is waited for, and no answer can spell it."""
+    tokenizer, run = Bytes(), tiny_run()
+    for after, ends in (
+        ("<eos>\n", (frozenset([258]), ())),
+        ("\n<bos>\n", (frozenset([257]), ())),
+        ("|", (frozenset([ord("|")]), ())),
+        ("||", (frozenset(), ("||",))),
+        ("", (frozenset(), ())),
+    ):
+        answer = ChatAnswer.__new__(ChatAnswer)
+        template = ChatTemplate(before="{role}:", after=after, between="")
+        chat = Chat(template, tokenizer, run.config.data)
+        answer._service = SimpleNamespace(chat=chat, tokenizer=tokenizer)
+        assert answer._ends() == ends
+        spelled = chat.tokens([{"role": "user", "content": after or "x"}])[0]
+        assert not {257, 258} & set(spelled[: len(spelled) - len(chat.after)])
 
 
 def test_a_stream_adds_up(server):

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from lm.evaluate.scoring import Request, score
 from lm.generate.sampling import SamplingConfig
 from lm.generate.text import generate_text
 from lm.serve.app import MOST_BODY
@@ -100,6 +101,40 @@ def test_logprobs(server):
         assert len(top) == 2 and max(top.values()) == pytest.approx(logprob, abs=1e-5)
     _, answer = server.ask(prompt="abc", max_tokens=6, temperature=0, logprobs=0)
     assert answer["choices"][0]["logprobs"]["top_logprobs"] is None
+
+
+def test_an_echoed_prompt_has_its_own_log_probabilities(server):
+    """As harnesses score choices: those of a context's continuation are the scorer's own."""
+    run, prompts = tiny_run(), ["abcde fg", "j", "abcde fgh.."]
+    body = dict(prompt=prompts, temperature=0, seed=1, echo=True, logprobs=2)
+    _, answer = server.ask(**body, max_tokens=1)
+    for prompt, choice in zip(prompts, answer["choices"], strict=True):
+        found = choice["logprobs"]
+        tokens = run.tokenizer.encode(prompt)
+        assert "".join(found["tokens"]) == choice["text"] and choice["text"].startswith(prompt)
+        assert len(found["tokens"]) == len(tokens) + 1
+        assert (found["token_logprobs"][0], found["top_logprobs"][0]) == (None, None)
+        # A character a token.
+        assert found["text_offset"] == list(range(len(tokens) + 1))
+        if len(tokens) > 1:
+            request = Request(tokens[:1], tokens[1:], "x")
+            [expected] = score(run.model, run.params, [request])
+            own = found["token_logprobs"][1:-1]
+            assert own == pytest.approx(expected.token_logprobs, abs=1e-4)
+            likeliest = [max(top.values()) for top in found["top_logprobs"][1:-1]]
+            assert all(a <= b + 1e-6 for a, b in zip(own, likeliest))
+            assert expected.greedy == all(a >= b - 1e-6 for a, b in zip(own, likeliest))
+    assert answer["usage"]["completion_tokens"] == len(prompts)
+    # The prompt alone, and the same in a stream.
+    _, alone = server.ask(**body, max_tokens=0)
+    _, events = server.ask(**body, max_tokens=0, stream=True)
+    assert alone["usage"]["completion_tokens"] == 0
+    pieces = [json.loads(event)["choices"][0] for event in events[:-2]]
+    for choice, before in zip(alone["choices"], answer["choices"], strict=True):
+        assert choice["text"] == prompts[choice["index"]] and choice["finish_reason"] == "length"
+        same = before["logprobs"]["token_logprobs"][:-1]
+        assert choice["logprobs"]["token_logprobs"] == pytest.approx(same, abs=1e-5)
+        assert choice in pieces
 
 
 @pytest.mark.parametrize(

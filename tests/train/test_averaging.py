@@ -93,7 +93,12 @@ def assert_mean(output: Path, steps: tuple[int, ...]) -> None:
     assert run.data == {"next": max(steps)}
 
 
-def test_the_last_few(workdir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [1 << 24, 300, 1])
+def test_the_last_few(
+    workdir: Path, tmp_path: Path, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many parameters are read at once."""
+    monkeypatch.setattr("lm.train.parameters._AHEAD", ahead)
     done = average(workdir, tmp_path / "new", last=3)
     assert done.steps == (20, 30, 40)
     assert done.parameters == sum(x.size for x in jax.tree.leaves(params_of(10)))

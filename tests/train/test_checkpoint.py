@@ -177,6 +177,20 @@ def test_keeps_the_last_and_the_best(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "c").steps() == [2, 4, 5]
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_of_equals_the_first_is_the_best(tmp_path: Path, mode: Any) -> None:
+    """As early stopping and --step=best have it; also after a resume."""
+    sign = 1.0 if mode == "min" else -1.0
+    losses = {step: sign * loss for step, loss in {1: 3.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 2.0}.items()}
+    config = CheckpointConfig(keep_last=1, keep_best=1, mode=mode)
+    save(tmp_path / "c", [1, 2, 3], config, losses=losses)
+    save(tmp_path / "c", [4, 5], config, losses=losses)
+    assert Checkpoints(tmp_path / "c").steps() == [2, 5]
+    two = dataclasses.replace(config, keep_best=2)
+    save(tmp_path / "d", [1, 2, 3, 4, 5], two, losses=losses)
+    assert Checkpoints(tmp_path / "d").steps() == [2, 3, 5]
+
+
 def test_the_best_stays_when_the_run_is_continued(tmp_path: Path) -> None:
     losses = {1: 0.1, 2: 0.5, 3: 0.9, 4: 0.8}
     config = CheckpointConfig(keep_last=1, keep_best=1)

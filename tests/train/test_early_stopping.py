@@ -104,6 +104,7 @@ def steps(workdir: Path) -> list[int]:
     return Checkpoints(workdir / "checkpoints").steps()
 
 
+@pytest.mark.slow
 def test_a_run_stops_early_and_a_killed_one_where_it_would_have(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

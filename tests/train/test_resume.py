@@ -114,7 +114,7 @@ def kill_and_compare(tmp_path: Path, kills: int) -> None:
     assert in_a_write, "no kill fell inside a checkpoint write"
     sessions = json.loads((killed / "manifest.json").read_text())["sessions"]
     resumed = {session["from_step"] for session in sessions} - {0}
-    assert len(resumed) >= min(3, kills - 1), f"resumed from {resumed} only"
+    assert len(resumed) >= max(1, min(3, kills - 1)), f"resumed from {resumed} only"
 
     assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     a, b = inspect(whole), inspect(killed)
@@ -134,8 +134,8 @@ def kill_and_compare(tmp_path: Path, kills: int) -> None:
         np.testing.assert_array_equal(batches[0][name], batches[1][name])
 
 
-def test_two_kills_change_nothing(tmp_path: Path) -> None:
-    kill_and_compare(tmp_path, kills=2)
+def test_a_kill_changes_nothing(tmp_path: Path) -> None:
+    kill_and_compare(tmp_path, kills=1)
 
 
 @pytest.mark.slow

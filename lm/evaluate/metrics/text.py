@@ -28,6 +28,7 @@ from lm.evaluate.metrics.common import (
 
 _ORDERS = 4
 ROUGE_KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+ROUGE_TOKENIZERS = ("words", "characters", "script")
 
 # -------------------------------------------------------------------------------------- sacrebleu
 
@@ -183,7 +184,8 @@ def rouge(
       kinds: "rouge1" to "rouge9", "rougeL" (one subsequence of the whole text), "rougeLsum" (of
         each sentence, of which every line is one).
       tokenizer: "words" are runs of a-z and 0-9, all else is dropped; "characters" takes every
-        character but white space, in lower case: for Chinese.
+        character but white space, in lower case: for Chinese. "script" takes characters for the
+        examples most of whose references' letters are none of a-z, and words for the others.
       stemmer: reduce English words to their stems (Porter).
 
     Raises:
@@ -193,17 +195,24 @@ def rouge(
     for kind in kinds:
         if not re.fullmatch("rouge([1-9]|L|Lsum)", kind):
             raise ConfigError(f"no ROUGE is called {kind!r}{did_you_mean(kind, ROUGE_KINDS)}")
-    if tokenizer not in ("words", "characters"):
-        raise ConfigError(f"tokenizer must be 'words' or 'characters', not {tokenizer!r}")
+    if tokenizer not in ROUGE_TOKENIZERS:
+        raise ConfigError(f"no tokenizer {tokenizer!r}{did_you_mean(tokenizer, ROUGE_TOKENIZERS)}")
     if stemmer and tokenizer == "characters":
         raise ConfigError("characters have no stems: stemmer goes with tokenizer='words'")
     found, wanted = compared_texts(predictions, references)
     if tokenizer == "words":
         _check_words(wanted)
-    scorer = optional("rouge_score.rouge_scorer", "rouge-score").RougeScorer(
-        list(kinds), use_stemmer=stemmer, tokenizer=_characters(tokenizer)
-    )
-    results = [scorer.score_multi(some, prediction) for prediction, some in zip(found, wanted)]
+    scorer = optional("rouge_score.rouge_scorer", "rouge-score").RougeScorer
+    words = scorer(list(kinds), use_stemmer=stemmer)
+    characters = scorer(list(kinds), tokenizer=_Characters())
+    by_word = [
+        tokenizer == "words" or (tokenizer == "script" and not in_other_script(some))
+        for some in wanted
+    ]
+    results = [
+        (words if own else characters).score_multi(some, prediction)
+        for prediction, some, own in zip(found, wanted, by_word)
+    ]
     return {kind: float(np.mean([r[kind].fmeasure for r in results])) for kind in kinds}
 
 
@@ -214,11 +223,13 @@ class _Characters:
         return [character for character in text.lower() if not character.isspace()]
 
 
-def _characters(tokenizer: str) -> _Characters | None:
-    return _Characters() if tokenizer == "characters" else None
+def in_other_script(texts: Sequence[str]) -> bool:
+    """Whether most letters of some texts are none that the tokenizer "words" takes."""
+    letters = [letter for text in texts for letter in text.lower() if letter.isalpha()]
+    return 2 * sum("a" <= letter <= "z" for letter in letters) < len(letters)
 
 
-def has_no_words(text: str) -> bool:
+def _has_no_words(text: str) -> bool:
     """Whether a text has letters, but none that the tokenizer "words" takes."""
     return any(map(str.isalpha, text)) and not re.search("[a-z0-9]", text.lower())
 
@@ -227,10 +238,11 @@ def _check_words(references: list[list[str]]) -> None:
     """A text of which "words" sees nothing would score 0 whatever was predicted."""
     for index, some in enumerate(references):
         for text in some:
-            if has_no_words(text):
+            if _has_no_words(text):
                 raise UserError(
                     f"references[{index}] has no word of a-z or 0-9, and ROUGE of words drops all "
-                    f"else: {text!r:.60}; tokenizer='characters' takes any script"
+                    f"else: {text!r:.60}; tokenizer='characters' takes any script, 'script' "
+                    "only where it is needed"
                 )
 
 

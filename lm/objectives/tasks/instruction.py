@@ -49,6 +49,10 @@ class Chat:
         self._end = [vocabulary.require("eos", "data.add_eos")] if data.add_eos else []
         self.after = self._marker(template.after)
         """What stands after every content."""
+        own = [token for token in self.after if token in self.special]
+        self.end = next(iter(own or self.after), None) if own or len(self.after) == 1 else None
+        """The token of `after` that ends an answer: the first special one, as no content has any,
+        or the only one. None where the marker is several plain tokens, or nothing."""
 
     def _marker(self, text: str) -> list[int]:
         ids: list[int] = []

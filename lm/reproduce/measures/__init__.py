@@ -9,9 +9,12 @@ from __future__ import annotations
 from typing import Union
 
 from lm.reproduce.measures.base import Found, Inputs, MeasureBase
+from lm.reproduce.measures.chains import ChainGap
+from lm.reproduce.measures.differences import Differences
 from lm.reproduce.measures.gradients import NormPlacement
 from lm.reproduce.measures.lengths import Lengths
 from lm.reproduce.measures.outputs import OutputSizes
+from lm.reproduce.measures.rates import BestRates
 from lm.reproduce.measures.recorded import Recorded
 from lm.reproduce.measures.scaling import ScalingPoints, ScalingRuns
 from lm.reproduce.measures.training import FirstBelow, Metric
@@ -26,6 +29,9 @@ Measure = Union[
     NormPlacement,
     Lengths,
     OutputSizes,
+    ChainGap,
+    BestRates,
+    Differences,
     Recorded,
 ]
 

@@ -54,6 +54,11 @@ class MeasureBase:
         """Files below the data root that it reads itself."""
         return ()
 
+    @property
+    def by_hand(self) -> str:
+        """What a person has to do, where lm cannot measure this: nothing is trained for it."""
+        return ""
+
     def measure(self, inputs: Inputs) -> Found:
         raise NotImplementedError
 

@@ -14,7 +14,7 @@ from lm.reproduce.measures.base import Found, Inputs, MeasureBase
 class Recorded(MeasureBase):
     """What a paper reports of `runs` and lm does not measure by itself: `names` are the numbers,
     `how` says what a person would do after training. A claim about it is kept and shown as not
-    run."""
+    run; asked for it, lm says so and trains nothing."""
 
     names: tuple[str, ...] = ()
     how: str = ""
@@ -28,5 +28,9 @@ class Recorded(MeasureBase):
     def quantities(self) -> tuple[str, ...]:
         return self.names
 
+    @property
+    def by_hand(self) -> str:
+        return f"{', '.join(self.names)}: not measured by lm reproduce; {self.how}"
+
     def measure(self, inputs: Inputs) -> Found:
-        raise UserError(f"{', '.join(self.names)}: not measured by lm reproduce; {self.how}")
+        raise UserError(self.by_hand)

@@ -156,6 +156,12 @@ def test_rouge_of_characters() -> None:
     assert rouge(["ÉA b"], ["éab"], tokenizer="characters")["rougeL"] == 1
     with pytest.raises(UserError, match=r"references\[1\] has no word.*tokenizer='characters'"):
         rouge(["x", "x"], ["x", "北京"])
+    # Example by example: characters where most of the references' letters are not of a-z.
+    script = rouge(["x y", "北大 A"], ["x z", "北京 A"], tokenizer="script", kinds=["rouge1"])
+    alone = rouge(["北大 A"], ["北京 A"], tokenizer="characters", kinds=["rouge1"])
+    assert script["rouge1"] == pytest.approx((1 / 2 + alone["rouge1"]) / 2)
+    assert alone["rouge1"] == pytest.approx(2 / 3)
+    assert rouge(["abc"], ["abcd"], tokenizer="script")["rouge1"] == 0
     # No letters at all is no reason to complain.
     assert rouge(["!"], ["?"])["rouge1"] == 0
 
@@ -189,7 +195,7 @@ def test_what_cannot_be_measured() -> None:
 def test_wrong_options() -> None:
     with pytest.raises(ConfigError, match="did you mean 'rougeLsum'"):
         rouge(["x"], ["x"], kinds=["rougelsum"])
-    with pytest.raises(ConfigError, match="'words' or 'characters'"):
+    with pytest.raises(ConfigError, match="no tokenizer 'zh'; known: characters, script, words"):
         rouge(["x"], ["x"], tokenizer="zh")
     with pytest.raises(ConfigError, match="stems"):
         rouge(["x"], ["x"], tokenizer="characters", stemmer=True)
