@@ -88,34 +88,26 @@ def _verdicts(claims: list[Mapping[str, Any]]) -> Html:
         sentence = [element("strong", claim["id"]), " ", claim["sentence"]]
         if claim["proxy"]:
             sentence += [" ", element("em", f"Proxy: {claim['proxy']}")]
+        beside = claim["where"] + (f"; the band: {claim['why']}" if claim["why"] else "")
+        sentence += ["\n", element("span", beside, kind="small")]
+        mean, *interval = ours(claim).split(" ", 1)
         rows.append(
             [
                 badge(claim["verdict"]),
                 Html("".join(map(html.text, sentence))),
-                claim["where"],
                 claim["published"],
-                ours(claim),
+                Html(html.text(mean) + "".join(f"<br>{html.text(part)}" for part in interval)),
                 claim["unit"],
-                f"{claim['check']}" + (f" ({claim['why']})" if claim["why"] else ""),
+                claim["check"],
                 seeds(claim),
                 claim["scale"],
             ]
         )
-    head = [
-        "verdict",
-        "claim",
-        "in the paper",
-        "published",
-        "ours",
-        "unit",
-        "agrees if",
-        "seeds",
-        "scale",
-    ]
+    head = ["verdict", "claim", "published", "ours", "unit", "agrees if", "seeds", "scale"]
     words = "Ours: the mean over seeds; in brackets, from three seeds on, its 95 % interval."
     return Html(
         element("h2", "Verdicts")
-        + html.table(head, rows, numbers=(3, 4))
+        + html.table(head, rows, numbers=(2, 3), texts=(1,))
         + element("p", words, kind="small")
     )
 
