@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from lm.config import ALiBi, DropoutConfig, HeadConfig, InitConfig, Learned, NormConfig, Rotary
+from lm.config import (
+    ALiBi,
+    DropoutConfig,
+    HeadConfig,
+    InitConfig,
+    Learned,
+    NormConfig,
+    RelativeKeys,
+    Rotary,
+)
 from lm.convert.families import FAMILIES, family_of_folder, family_of_model
 from lm.errors import ConfigError, UserError
 from tests.convert.decoders import SMALL, published, read, small
@@ -89,6 +98,9 @@ def test_unknown_model_types() -> None:
         ("gpt2", "gpt2", {"layer_pattern": ("local",), "window": 2}, "window=2"),
         ("gpt2", "gpt2", {"architecture": "encoder"}, "architecture='encoder'"),
         ("gpt2", "gpt2", {"head_dim": 3}, "head_dim=3"),
+        ("gpt2", "gpt2", {"d_ff": 0}, "no family can express d_ff=0"),
+        ("gpt2", None, {"d_ff": 0}, "no family can express d_ff=0"),
+        ("llama-2-7b", "llama", {"position": RelativeKeys(8)}, "kind='relative_keys'.*'rotary'"),
         ("gpt2", "gpt2", {"heads": (HeadConfig("span", 2),)}, "span beside lm_head='linear'"),
         ("openai-gpt", "openai-gpt", {"d_ff": 24}, "d_ff=24"),
         ("gpt-neo-125m", "gpt_neo", {"attention_scale": None}, "attention_scale=None"),
@@ -100,7 +112,7 @@ def test_unknown_model_types() -> None:
     ],
 )
 def test_what_a_family_cannot_express_is_named(
-    name: str, family: str, changes: dict[str, Any], message: str
+    name: str, family: str | None, changes: dict[str, Any], message: str
 ) -> None:
     model = replace(read(small(name)), **changes)
     with pytest.raises(ConfigError, match=message):

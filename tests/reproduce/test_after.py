@@ -143,7 +143,7 @@ def test_differences_are_of_the_same_seed(tmp_path: Path) -> None:
     assert found == {"a": [3.0, 4.0], "b": [2.5, 2.0], "gap": [0.5, 2.0]}
     for between, words in (({}, "needs between"), ({"g": ("a", "c")}, "'c' is not in runs")):
         with pytest.raises(ConfigError, match=words):
-            Differences(("a", "b"), between=between)  # type: ignore[arg-type]
+            Differences(("a", "b"), between=between)
 
 
 def test_lengths_are_those_of_the_first_training(

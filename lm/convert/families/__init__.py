@@ -65,6 +65,8 @@ def family_of_model(model: ModelConfig, name: str | None = None) -> Family:
     Raises:
       ConfigError: no family has that name, the named one cannot express the model, or none can.
     """
+    if model.d_ff == 0:
+        raise ConfigError("no family can express d_ff=0: all have feed-forward layers")
     if name is not None:
         for family in FAMILIES:
             if family.name == name:

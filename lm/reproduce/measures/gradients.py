@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -31,7 +32,7 @@ class NormPlacement(MeasureBase):
     rows: int = 8
     kind: Literal["norm_placement"] = "norm_placement"
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         check(len(self.depths) > 1, "a slope over depth needs two depths")
@@ -60,8 +61,9 @@ class NormPlacement(MeasureBase):
         """One norm a seed."""
         import jax
         import jax.numpy as jnp
+        from flax import linen as nn
 
-        from lm.config import Learned, ModelConfig, NormConfig
+        from lm.config import InitConfig, Learned, ModelConfig, NormConfig
         from lm.model import build_model
 
         model: Any = build_model(
@@ -75,6 +77,12 @@ class NormPlacement(MeasureBase):
                 activation="relu",
                 norm=NormConfig(placement=placement),
                 tie_embeddings=False,
+                init=InitConfig(
+                    # Xavier's for the readout, which is no layer's, too.
+                    stddev=math.sqrt(2 / (self.width + _VOCABULARY)),
+                    scale_residual=False,
+                    projections="xavier",
+                ),
             )
         )
 
@@ -84,38 +92,15 @@ class NormPlacement(MeasureBase):
             return -jnp.mean(jnp.take_along_axis(scores, tokens[:, 1:, None], axis=-1))
 
         shape = (self.rows, self.length)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(shape, jnp.int32))
 
         @jax.jit
         def norm_of(key: Any) -> Any:
             first, second = jax.random.split(key)
             tokens = jax.random.randint(first, shape, 0, _VOCABULARY)
-            gradient = jax.grad(loss)(xavier(shapes["params"], second), tokens)
+            gradient = jax.grad(loss)(nn.unbox(model.init(second, tokens)["params"]), tokens)
             return jnp.linalg.norm(last_matrix(gradient, depth))
 
         return [float(norm_of(jax.random.key(seed))) for seed in self.seeds]
-
-
-def xavier(shapes: Any, key: Any) -> Any:
-    """Parameters of these shapes: every matrix drawn by Glorot & Bengio's (2010) normal, no bias,
-    and norms that scale by one."""
-    import flax.linen as nn
-    import jax
-    import jax.numpy as jnp
-
-    leaves, tree = jax.tree_util.tree_flatten_with_path(nn.unbox(shapes))
-    drawn = []
-    for number, (path, leaf) in enumerate(leaves):
-        names = [getattr(entry, "key", None) for entry in path]
-        if leaf.ndim < 2 or names[-1] == "bias":
-            drawn.append(jnp.full(leaf.shape, float(names[-1] == "scale"), leaf.dtype))
-            continue
-        # Attention's have an axis for the heads: of the inputs in the projection out of it.
-        inputs = leaf.size // leaf.shape[-1] if "output" in names else leaf.shape[0]
-        fans = inputs + leaf.size // inputs
-        own = jax.random.fold_in(key, number)
-        drawn.append(jnp.sqrt(2.0 / fans) * jax.random.normal(own, leaf.shape, leaf.dtype))
-    return jax.tree_util.tree_unflatten(tree, drawn)
 
 
 def last_matrix(params: Any, depth: int) -> Any:
