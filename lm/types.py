@@ -23,3 +23,6 @@ Key = jax.Array
 Batch = Mapping[str, Any]
 Features = dict[str, np.ndarray]
 Metrics = dict[str, Any]
+
+# The axes of a mesh over which the rows of a batch are split, all together.
+BATCH_AXES = ("data", "fsdp")

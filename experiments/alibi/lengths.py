@@ -2,10 +2,10 @@
 2023, position interpolation).
 
    lm train --config=experiments/alibi/lengths.py:alibi --workdir=runs/lengths-alibi
-   cost: about 6 min on 2 CPU cores.   measured: not run
+   cost: 7 min on one CPU core.   measured: perplexity 3.79, on rows 4 times as long 3.63
 
    lm train --config=experiments/alibi/lengths.py:interpolated --workdir=NEW
-   cost: half a minute on 2 CPU cores.   measured: not run
+   cost: 2 min on one CPU core.   measured: perplexity 3.89 on rows of 256
 
 4 layers of 128, 8 heads, rows of 64 bytes; what matters is how the perplexity goes on rows 2 to 16
 times as long. `interpolated`, with --config.train.warm_start=W, goes on with what `rotary` learnt

@@ -2,7 +2,7 @@
 measures for grokking via mechanistic interpretability"; Power et al. 2022).
 
    lm train --config=experiments/grokking/modular.py:f50 --workdir=runs/grokking-f50
-   cost: 17 min on 2 CPU cores (:f50).   measured: not run
+   cost: 11 min on one CPU core (:f50).   measured: epoch 640 (theirs: 956)
 
 The model reads "a b =" and says the sum at the last of the three. It memorises the training sums
 in some 150 steps, and long after that, under weight decay, those it was never shown. f95 to f25

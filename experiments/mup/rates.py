@@ -2,7 +2,7 @@
 al. 2022, "Tensor Programs V", Figure 1), beside the standard parametrisation.
 
    lm train --config=experiments/mup/rates.py:mup-w64 --workdir=runs/mup-w64
-   cost: some 40 min on 2 CPU cores for all of its sweep (estimated from FLOPs).   measured: not run
+   cost: some 25 min on one CPU core for its sweep.   measured: best at 0.008, 0.016, 0.008
 
    lm sweep --config=experiments/mup/rates.py --workdir=runs/mup-rates
 

@@ -204,6 +204,12 @@ def one_device() -> dict[str, str | None]:
     return {"XLA_FLAGS": rest or None, "JAX_NUM_CPU_DEVICES": None}
 
 
+def with_flags(flags: str) -> dict[str, str | None]:
+    """The change that gives XLA further flags."""
+    given = os.environ.get("XLA_FLAGS", "")
+    return {"XLA_FLAGS": f"{given} {flags}".strip()} if flags else {}
+
+
 def several_devices() -> bool:
     """Whether `one_device` changes anything."""
     return any(os.environ.get(name) != value for name, value in one_device().items())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lm.config import (
+    Adafactor,
     AdamW,
     BPETokenizer,
     CausalLM,
@@ -24,6 +25,7 @@ from lm.config import (
     Learned,
     ModelConfig,
     NormConfig,
+    OptimizerConfig,
     TextFiles,
     TokenizerConfig,
     TrainConfig,
@@ -35,6 +37,8 @@ from lm.errors import ConfigError, did_you_mean
 CHARACTERS, TEXT = 65, "characters.txt"
 # Of the tokenizer that is trained on the embedded text, for models of any vocabulary above it.
 PIECES = 8192
+# XLA for CPUs otherwise lets as many operations run side by side as it can.
+LEAST_MEMORY = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ class TrainShape:
     objective: CausalLM = CausalLM()  # noqa: RUF009 (frozen)
     # A checkpoint in the background takes the memory of one more state.
     asynchronous: bool = True
+    # Ours, where it is not the peers' AdamW: then the losses are not comparable.
+    other_optimizer: OptimizerConfig | None = None
+    # Flags for XLA, of ours.
+    xla_flags: str = ""
 
     @property
     def lead_steps(self) -> int:
@@ -67,6 +75,11 @@ class TrainShape:
     @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.sequence_length
+
+    @property
+    def adamw(self) -> AdamW:
+        # A constant rate: the loss at a step does not depend on how many rounds follow.
+        return AdamW(learning_rate=self.learning_rate, beta2=0.95, weight_decay=0.1, clip_norm=1.0)
 
     def config(
         self, steps: int, save_at: int | None = None, *, asynchronous: bool = True
@@ -83,10 +96,7 @@ class TrainShape:
                 steps_per_dispatch=self.steps_per_dispatch,
                 log_every=min(10, self.round_steps // 2),
             ),
-            # A constant rate: the loss at a step does not depend on how many rounds follow.
-            optimizer=AdamW(
-                learning_rate=self.learning_rate, beta2=0.95, weight_decay=0.1, clip_norm=1.0
-            ),
+            optimizer=self.other_optimizer or self.adamw,
             checkpoint=CheckpointConfig(
                 every=None if save_at is None else Duration(steps=save_at),
                 asynchronous=asynchronous and self.asynchronous,
@@ -152,10 +162,11 @@ TRAIN: Mapping[str, TrainShape] = {
         _iii, 512, 2, round_steps=4, learning_rate=6e-4,
     ),
     "iii-lean": TrainShape(
-        "as iii; ours with scanned, rematerialised layers, a loss in chunks, and checkpoints that "
-        "are written between two steps",
-        lambda: replace(_iii(), scan_layers=True, remat="full"), 512, 2, round_steps=4,
-        learning_rate=6e-4, objective=CausalLM(chunk_tokens=128), asynchronous=False,
+        "as iii; ours with Adafactor, rematerialised layers, a loss in chunks, operations in the "
+        "order that needs the least memory, and checkpoints that are written between two steps",
+        lambda: replace(_iii(), remat="full"), 512, 2, round_steps=4, learning_rate=6e-4,
+        objective=CausalLM(chunk_tokens=128), asynchronous=False,
+        other_optimizer=Adafactor(learning_rate=6e-4, clip_norm=1.0), xla_flags=LEAST_MEMORY,
     ),
     "gpt2": TrainShape(
         "GPT-2 124M: 12 layers, d=768, 12 heads, T=1024, B=16, V=50304, bfloat16",

@@ -53,7 +53,7 @@ def contestants(shape: TrainShape, settings: Settings) -> Sequence[Contestant]:
         specification = folder / "first_step.json"
         values = {
             "model": to_dict(config.model),
-            "optimizer": to_dict(config.optimizer),
+            "optimizer": to_dict(shape.adamw),
             "folder": str(folder),
         }
         specification.write_text(json.dumps(values), encoding="utf-8")

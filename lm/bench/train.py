@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lm.bench import memory, shapes, torch_peers
 from lm.bench.harness import Comparison, Contestant
-from lm.bench.process import one_device, several_devices
+from lm.bench.process import one_device, several_devices, with_flags
 from lm.bench.shapes import TrainShape
 from lm.bench.suite import PEERS, Finding, Settings, Suite
 from lm.config import Config, Learned, to_dict
@@ -27,11 +27,12 @@ def contestants(shape: TrainShape, settings: Settings) -> Sequence[Contestant]:
     data = place.data(config)
     workdir = str(place.scratch / "run")
     peers = export(shape, config, settings, total)
-    bare = [place.worker(BARE, "ours.loop:BareStep", {**data, **amount})]
+    env = with_flags(shape.xla_flags)
+    bare = [place.worker(BARE, "ours.loop:BareStep", {**data, **amount}, env)]
     if several_devices():
-        env = one_device()
-        bare.append(place.worker(BARE_ONE, "ours.loop:BareStep", {**data, **amount}, env))
-    loop = place.worker(LOOP, "ours.loop:Loop", {**data, **amount, "workdir": workdir})
+        one = one_device()
+        bare.append(place.worker(BARE_ONE, "ours.loop:BareStep", {**data, **amount}, one))
+    loop = place.worker(LOOP, "ours.loop:Loop", {**data, **amount, "workdir": workdir}, env)
     return [loop, *bare, *peers]
 
 
@@ -53,7 +54,7 @@ def export(shape: TrainShape, config: Config, settings: Settings, steps: int) ->
     )
     arguments = {
         "model": to_dict(config.model),
-        "optimizer": to_dict(config.optimizer),
+        "optimizer": to_dict(shape.adamw),
         "folder": str(folder),
         **_amount(shape),
     }
@@ -87,7 +88,7 @@ def findings(shape: TrainShape, comparison: Comparison) -> Sequence[Finding]:
         ratio = comparison.ratio(best).median
         found.append(Finding("full MKL", ratio, f"lm train is {ratio:.2f}x {best}"))
     found += memory.findings(comparison, (LOOP, BARE), "torch eager")
-    return [*found, *_losses(comparison)]
+    return found if shape.other_optimizer else [*found, *_losses(comparison)]
 
 
 def _checkpoint(comparison: Comparison) -> Finding:

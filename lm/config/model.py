@@ -6,8 +6,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lm.config.checks import at_least, check, positive, share
-from lm.config.position import PositionConfig, RelativeKeys, Rotary, T5Relative, XLNetRelative
+from lm.config.position import (
+    ALiBi,
+    PositionConfig,
+    RelativeKeys,
+    Rotary,
+    T5Relative,
+    XLNetRelative,
+)
 from lm.errors import ConfigError
+
+# Widths of a head that cuDNN's attention takes, forward and backward, from Ampere on.
+CUDNN_HEAD_WIDTHS = range(8, 129, 8)
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu", "geglu_tanh"]
 
@@ -148,6 +158,13 @@ class ModelConfig:
     `num_kv_heads` of None is multi-head attention, 1 is multi-query (Shazeer 2019), between them
     grouped-query (Ainslie et al. 2023). `qk_norm` normalises every head's query and key (Qwen3).
 
+    `attention_kernel` says how attention is computed, not what: "auto" is cuDNN's fused kernel on
+    an NVIDIA GPU for every call that it computes exactly, and blocks of queries for all others;
+    "blocks" is always blocks; "cudnn" is "auto", but raises ConfigError where the config or the
+    machine rules cuDNN out. It takes bfloat16 alone and no cache (decoding), and on scores no bias,
+    softcap or dropout; see `lm.model.fused_attention`. Its gradients are sums in no fixed order:
+    for a run on a GPU that repeats bit for bit say "blocks".
+
     Heads: `lm_head` is "linear" (tied to the embeddings or not), "transform" (BERT's: projection,
     activation and norm first), or "none". Further heads read `pooler`'s vector or every token's.
     """
@@ -190,6 +207,7 @@ class ModelConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "full", "dots"] = "none"
     scan_layers: bool = False
+    attention_kernel: Literal["auto", "blocks", "cudnn"] = "auto"
 
     def __post_init__(self) -> None:
         at_least(self, 1, "vocab_size", "num_layers", "d_model", "num_heads")
@@ -238,6 +256,8 @@ class ModelConfig:
         )
         self._check_architecture()
         self._check_heads()
+        if self.attention_kernel == "cudnn":
+            self._check_cudnn()
 
     def _check_architecture(self) -> None:
         joined = self.architecture == "encoder_decoder"
@@ -305,6 +325,31 @@ class ModelConfig:
         check(
             self.d_model % 2 == 0,
             f"d_model={self.d_model} must be even: XLNet's positions are pairs of sine and cosine",
+        )
+
+    def _check_cudnn(self) -> None:
+        """cuDNN was asked for by name: it has to take some of the model's calls, training's too."""
+        kernel, width = 'attention_kernel="cudnn"', self.width_of_head
+        check(
+            self.compute_dtype == "bfloat16",
+            f'{kernel} needs compute_dtype="bfloat16", not {self.compute_dtype!r}',
+        )
+        check(
+            self.attention_softcap is None,
+            f"{kernel} needs attention_softcap=None, not {self.attention_softcap}",
+        )
+        check(
+            not isinstance(self.position, (ALiBi, T5Relative, RelativeKeys, XLNetRelative)),
+            f"{kernel} takes no bias on scores, which position.kind={self.position.kind!r} is",
+        )
+        check(
+            not self.dropout.attention,
+            f"{kernel} needs dropout.attention=0, not {self.dropout.attention}",
+        )
+        check(
+            width in CUDNN_HEAD_WIDTHS,
+            f"{kernel} takes heads whose width is a multiple of 8 up to "
+            f"{CUDNN_HEAD_WIDTHS[-1]}, not {width}",
         )
 
     def _check_heads(self) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from lm.config import ModelConfig, RelativeKeys, Rotary
 from lm.model.cache import LayerCache, append
+from lm.model.fused_attention import attend_fused, obstacle, use_cudnn
 from lm.model.layers import Embedding, Linear, Norm, projection_stddev
 from lm.model.masks import Mask, Span
 from lm.model.positions import relative_keys, rotate
@@ -100,7 +101,8 @@ def _swap(x: jax.Array) -> jax.Array:
 
 class Attention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017), multi-query and grouped-query included: of a
-    sequence to itself, or (`cross`) to an encoder's output."""
+    sequence to itself, or (`cross`) to an encoder's output. By cuDNN or in blocks of queries, as
+    the config's `attention_kernel` says."""
 
     config: ModelConfig
     cross: bool = False
@@ -137,15 +139,28 @@ class Attention(nn.Module):
                 values = append(cache.values, _swap(value), cache.index, 2)
                 key, value = _swap(keys), _swap(values)
                 cache = cache.replace(keys=keys, values=values)
-        result = attend(
+        reason = obstacle(
             query,
             key,
             value,
-            context,
-            scale=scale,
+            context.mask,
+            cached=cache is not None,
+            biased=context.bias is not None,
             cap=c.attention_softcap,
-            dropout=nn.Dropout(c.dropout.attention, deterministic=not train),
+            dropout=c.dropout.attention if train else 0.0,
         )
+        if use_cudnn(c.attention_kernel, reason):
+            result = attend_fused(query, key, value, context.mask, scale=scale)
+        else:
+            result = attend(
+                query,
+                key,
+                value,
+                context,
+                scale=scale,
+                cap=c.attention_softcap,
+                dropout=nn.Dropout(c.dropout.attention, deterministic=not train),
+            )
         output = Linear(
             (c.num_heads, width),
             (c.d_model,),

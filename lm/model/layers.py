@@ -119,9 +119,7 @@ def product(
     Elsewhere the axes stay apart, as they may be sharded.
     """
     rows, columns = x.shape[: x.ndim - count], kernel.shape[count:]
-    # Lengths that are open in a program that is exported are not compared: no gradient there.
-    opened = not all(isinstance(length, int) for length in rows)
-    if jax.default_backend() != "cpu" or opened or math.prod(rows) < MANY_ROWS:
+    if not _as_matrices(rows):
         return jnp.tensordot(x, kernel, axes=count, preferred_element_type=dtype)
     y = jnp.matmul(
         x.reshape(math.prod(rows), -1),
@@ -129,6 +127,26 @@ def product(
         preferred_element_type=dtype,
     )
     return y.reshape(*rows, *columns)
+
+
+def product_with_rows(
+    x: Float[Array, "*shape D"], table: Float[Array, "V D"], dtype: Any = None
+) -> Float[Array, "*shape V"]:
+    """x's last axis times every row of the table; as `product` with its transpose, of which XLA
+    for CPUs would keep a copy in a loop over parts of x."""
+    rows = x.shape[:-1]
+    if _as_matrices(rows):
+        x = x.reshape(math.prod(rows), -1)
+    y = jnp.tensordot(x, table, axes=((-1,), (1,)), preferred_element_type=dtype)
+    return y.reshape(*rows, len(table))
+
+
+def _as_matrices(rows: tuple[int, ...]) -> bool:
+    """See `product`. Lengths that are open in a program that is exported are not compared: there
+    is no gradient there."""
+    if jax.default_backend() != "cpu" or not all(isinstance(length, int) for length in rows):
+        return False
+    return math.prod(rows) >= MANY_ROWS
 
 
 class Embedding(nn.Module):
@@ -162,9 +180,9 @@ class Embedding(nn.Module):
         if self.has_variable("params", "columns"):
             # As "transposed" of `Linear`.
             columns: jax.Array = self.get_variable("params", "columns")
-        else:
-            columns = self.embedding.T
-        return product(x.astype(self.dtype), columns.astype(self.dtype), 1, jnp.float32)
+            return product(x.astype(self.dtype), columns.astype(self.dtype), 1, jnp.float32)
+        table = self.embedding.astype(self.dtype)
+        return product_with_rows(x.astype(self.dtype), table, jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -22,6 +22,8 @@ from lm.model.cache import Cache, append, check_length
 from lm.model.layers import Embedding, Linear, Norm
 from lm.model.masks import Mask
 from lm.model.positions import alibi_bias, rotary_tables, sinusoidal, t5_bias
+from lm.model.remat import rematerialise
+from lm.model.sharding import split_rows
 from lm.types import Params
 
 # Queries a block in causal attention, where later keys are skipped block by block; more where this
@@ -128,7 +130,7 @@ class Stack(nn.Module):
             mask = mask & Mask(
                 query_segments=segment_ids, key_segments=segment_ids, in_order=mask.causal
             )
-        x = self._embed(x, positions, token_types, train)
+        x = split_rows(self._embed(split_rows(x), positions, token_types, train))
         contexts = self._contexts(mask, length, length if cache is None else cache.length, memory)
         embedded = x
         x, cache, states = self._run_layers(x, contexts, cache, train, keep_states)
@@ -243,13 +245,7 @@ def layer_function(block: Any, key: jax.Array | None, train: bool) -> LayerFunct
 
     if config.remat == "none":
         return run
-    policies = jax.checkpoint_policies
-    policy = {
-        "full": policies.nothing_saveable,
-        "dots": policies.dots_with_no_batch_dims_saveable,
-    }[config.remat]
-    # Inside a scan nothing can be merged with the forward pass, so the guard against it is waste.
-    return jax.checkpoint(run, policy=policy, prevent_cse=not config.scan_layers)
+    return rematerialise(run, config.remat, scanned=config.scan_layers)
 
 
 def run_scanned(

@@ -19,6 +19,7 @@ from lm.model.heads import WithHeads
 from lm.model.layers import Embedding, FeedForward, Norm
 from lm.model.positions import relative_sinusoids
 from lm.model.relative_attention import RelativeAttention, RelativeContext
+from lm.model.sharding import split_rows
 from lm.model.stack import layer_function, layer_parameters
 from lm.types import Params
 
@@ -154,7 +155,7 @@ class TwoStream(WithHeads):
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
         run = layer_function(TwoStreamBlock(c, parent=None), key, train)
         layers = layer_parameters(self, c.num_layers)
-        streams = (content, query)
+        streams = (split_rows(content), None if query is None else split_rows(query))
         inputs = []
         for i, params in enumerate(layers):
             before = None if memory is None else memory[i]

@@ -14,13 +14,10 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lm.types import PyTree
+from lm.types import BATCH_AXES, PyTree
 
 # Logical axis of a parameter -> mesh axis that splits it; axes that are not listed stay whole.
 RULES: Mapping[str, str] = {"embed": "fsdp"}
-
-# The rows of a batch are split over both axes together.
-BATCH_AXES = ("data", "fsdp")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from lm.host import give_back_memory
 from lm.parallel.program import (
     Evaluation,
     Program,
@@ -79,10 +80,14 @@ class Sharded:
         pool.shutdown(wait=False)
 
     def train(self, state: State, batches: Batch) -> tuple[State, Metrics]:
-        if self._compiling is not None:
-            self._compiling.result()
-            self._compiling = None
-        return self._train(state, self.put(batches) if on_host(batches) else batches)
+        first, self._compiling = self._compiling, None
+        if first is not None:
+            first.result()
+        result = self._train(state, self.put(batches) if on_host(batches) else batches)
+        if first is not None:
+            # While the devices work: before it, they would wait.
+            give_back_memory()
+        return result
 
     def compiled_text(self, state: State, batches: Batch) -> str:
         batches = self.put(batches) if on_host(batches) else batches

@@ -178,8 +178,9 @@ def _draw_law(axes: Any, figure: ScalingLaw, record: Mapping[str, Any]) -> None:
         best = _best_size(one, budgets)
         color = COLORS[0] if name == "ours" else (PUBLISHED, *COLORS[1:])[number - 1]
         dash = DASHES[number % len(DASHES)]
+        seen = (low[0] < best) & (best < high[0])
         axes.plot(best, budgets / (6 * best), color=color, linewidth=1.8, linestyle=dash,
-                  label=f"compute-optimal, {name}")  # fmt: skip
+                  label=f"compute-optimal, {name}{'' if seen.any() else ': outside'}")  # fmt: skip
     axes.set_xlim(low[0], high[0])
     axes.set_ylim(low[1], high[1])
     finish(axes, "parameters N", "training tokens D", log_x=True, log_y=True)

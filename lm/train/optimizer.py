@@ -8,7 +8,6 @@ the weights, scale by the learning rate. Which of these apply to a parameter is 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from optax.contrib import MuonDimensionNumbers, scale_by_muon
+from optax.contrib import scale_by_muon
 
 from lm.config import (
     DEFAULT_RULES,
@@ -32,9 +31,10 @@ from lm.config import (
     ParameterRule,
 )
 from lm.errors import ConfigError
-from lm.model.layers import LORA_A, input_axes
 from lm.model.lora import freezes
 from lm.train.layer_decay import layer_factors
+from lm.train.matrices import is_layer_matrix, muon_dimensions, muon_factor, of_matrices
+from lm.train.paths import map_with_path, name_of
 from lm.train.schedule import ScheduleFn, build_schedule
 from lm.types import PyTree
 
@@ -88,11 +88,11 @@ def build_optimizer(
 
     groups: dict[str, optax.GradientTransformation]
     if isinstance(config, Muon):
-        label = {path: "matrix" if _is_layer_matrix(path) else "other" for path in rules}
+        label = {path: "matrix" if is_layer_matrix(path) else "other" for path in rules}
         groups = {
             "matrix": chain(
-                scale_by_muon(beta=config.momentum, weight_dimension_numbers=_muon_dimensions),
-                _scale_leaves(_muon_factor),
+                scale_by_muon(beta=config.momentum, weight_dimension_numbers=muon_dimensions),
+                _scale_leaves(muon_factor),
                 peak=config.learning_rate,
             ),
             "other": chain(_preconditioner(config), peak=config.adam_learning_rate),
@@ -106,7 +106,7 @@ def build_optimizer(
     if "frozen" in label.values():
         groups["frozen"] = optax.set_to_zero()
     if len(groups) > 1:
-        inner = optax.partition(groups, lambda tree: _map_with_path(lambda p, _: label[p], tree))
+        inner = optax.partition(groups, lambda tree: map_with_path(lambda p, _: label[p], tree))
     else:
         (inner,) = groups.values()
     return optax.chain(_measure_and_clip(config.clip_norm, rules), inner)
@@ -120,7 +120,7 @@ def gradient_norm(opt_state: PyTree) -> jax.Array | None:
 def frozen(config: OptimizerConfig, params: PyTree, lora: LoRA | None = None) -> PyTree:
     """True for every parameter that stays as it is, and needs no gradient: a tree like `params`."""
     rules = _decided(config, params, lora)
-    return _map_with_path(lambda path, _: rules[path].frozen, params)
+    return map_with_path(lambda path, _: rules[path].frozen, params)
 
 
 # ----------------------------------------------------------------------------------------- rules
@@ -149,7 +149,7 @@ def match_rules(rules: tuple[ParameterRule, ...], params: PyTree) -> dict[str, P
     Raises:
       ConfigError: a parameter without a rule, or a rule without a parameter.
     """
-    paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    paths = [name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     decided: dict[str, ParameterRule] = {}
     used: set[int] = set()
     for path in paths:
@@ -178,17 +178,6 @@ def match_rules(rules: tuple[ParameterRule, ...], params: PyTree) -> dict[str, P
     return decided
 
 
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _map_with_path(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
-    """`jax.tree.map` whose function takes the path joined by '/' first."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, *leaves: function(_name(path), *leaves), tree, *rest
-    )
-
-
 # --------------------------------------------------------------------------------- transformations
 
 
@@ -210,7 +199,7 @@ def _measure_and_clip(
     def update(updates: PyTree, state: ClipState, params: PyTree = None) -> Any:
         del state, params
         leaves = jax.tree_util.tree_leaves_with_path(updates)
-        norm = optax.tree.norm([g for path, g in leaves if not rules[_name(path)].frozen])
+        norm = optax.tree.norm([g for path, g in leaves if not rules[name_of(path)].frozen])
         if clip_norm is not None:
             scale = jnp.where(norm > clip_norm, clip_norm / norm, 1.0)
             updates = jax.tree.map(lambda g: g * scale.astype(g.dtype), updates)
@@ -231,7 +220,7 @@ def _preconditioner(config: OptimizerConfig) -> optax.GradientTransformation:
             return optax.trace(decay=config.momentum, nesterov=config.nesterov)
         case Adafactor():
             parts = [
-                optax.scale_by_factored_rms(decay_rate=config.decay_rate),
+                of_matrices(optax.scale_by_factored_rms(decay_rate=config.decay_rate)),
                 optax.clip_by_block_rms(config.clipping_threshold),
             ]
             if config.multiply_by_parameter_scale:
@@ -251,7 +240,7 @@ def _chain(
         # A callable mask: inside a partition the other groups' parameters are masked away.
         decay = optax.add_decayed_weights(
             config.weight_decay,
-            mask=lambda params: _map_with_path(lambda path, _: rules[path].decay, params),
+            mask=lambda params: map_with_path(lambda path, _: rules[path].decay, params),
         )
         steps.insert(0 if isinstance(config, (Adam, SGD)) else len(steps), decay)
     if any(rule.learning_rate != 1.0 for rule in rules.values()):
@@ -262,34 +251,5 @@ def _chain(
 def _scale_leaves(factor: Callable[[str, jax.Array], float]) -> optax.GradientTransformation:
     """Multiplies each update by a static factor of its path and shape."""
     return optax.stateless(
-        lambda updates, _: _map_with_path(lambda path, u: u * factor(path, u), updates)
+        lambda updates, _: map_with_path(lambda path, u: u * factor(path, u), updates)
     )
-
-
-# ------------------------------------------------------------------------------------------- Muon
-
-
-def _is_layer_matrix(path: str) -> bool:
-    """The matrices inside the layers: not embeddings, output head, norms or biases."""
-    return re.fullmatch(r"(.*/)?layer_\d+/.*/kernel", path) is not None
-
-
-def _muon_axes(path: str, kernel: jax.Array) -> MuonDimensionNumbers:
-    """Which axes of a kernel are its input and its output: query, key, value are [D, N, H] and
-    read D; the attention's output is [N, H, D] and reads N and H together."""
-    axes = tuple(range(kernel.ndim))
-    # An adapter's A ends in its rank, its B begins with it.
-    count = kernel.ndim - 1 if f"/{LORA_A}/" in path else input_axes(path.split("/")[-2], len(axes))
-    return MuonDimensionNumbers(axes[:count], axes[count:])
-
-
-def _muon_dimensions(params: PyTree) -> PyTree:
-    return _map_with_path(_muon_axes, params)
-
-
-def _muon_factor(path: str, kernel: jax.Array) -> float:
-    """sqrt(max(1, outputs / inputs)): equal changes of activations at any shape (Jordan 2024)."""
-    inputs, outputs = _muon_axes(path, kernel)
-    fan_in = math.prod(kernel.shape[axis] for axis in inputs)
-    fan_out = math.prod(kernel.shape[axis] for axis in outputs)
-    return math.sqrt(max(1.0, fan_out / fan_in))

@@ -42,6 +42,8 @@ EVALUATIONS = "eval"
 # Where a converted model is from: a workdir that has it holds no training run.
 CONVERTED = "convert.json"
 
+# Of a source tree, what `lm reproduce` writes there: for git, not among what was changed.
+_WRITTEN = (":(exclude)experiments/*/report/*", ":(exclude)REPRODUCTIONS.md")
 # Environment variables that say how JAX computes.
 FLAGS = ("JAX_", "XLA_", "LIBTPU_", "NVIDIA_TF32")
 
@@ -214,7 +216,8 @@ def write_manifest(
 
 
 def git_commit() -> str | None:
-    """The commit of the source this run uses, with `+changes` where the tree differs from it."""
+    """The commit of the source this run uses, with `+changes` where the tree differs from it in
+    more than what `lm reproduce` writes there."""
     root = Path(lm.__file__).parent.parent
     try:
         git = ["git", "-C", str(root)]
@@ -222,7 +225,7 @@ def git_commit() -> str | None:
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
         )
         dirty = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *_WRITTEN],
             capture_output=True,
             text=True,
             timeout=10,

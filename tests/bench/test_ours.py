@@ -14,13 +14,17 @@ from lm.bench.ours import loop
 from lm.bench.ours.attention import Attention
 from lm.bench.shapes import TRAIN
 from lm.config import to_dict
+from lm.model import fused_attention
 
 
 def test_what_cudnn_does_not_have_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: Any, **__: Any) -> None:
         raise NotImplementedError("Q must be fp16 or bf16")
 
+    with pytest.raises(Unavailable, match="there is no GPU"):
+        Attention("cudnn", 1, 8, 1, 8, "bfloat16", 1).prepare()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(fused_attention, "compute_capability", lambda: "9.0")
     monkeypatch.setattr(jax.nn, "dot_product_attention", missing)
     with pytest.raises(Unavailable, match="Q must be fp16"):
         Attention("cudnn", 1, 8, 1, 8, "float32", 1).prepare()

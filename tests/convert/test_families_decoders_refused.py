@@ -126,6 +126,7 @@ def test_training_and_computing_do_not_hinder() -> None:
         compute_dtype="bfloat16",
         remat="full",
         scan_layers=True,
+        attention_kernel="blocks",
         init=InitConfig(0.1, scale_residual=True),
     )
     family_of_model(model)

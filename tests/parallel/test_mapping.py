@@ -6,6 +6,7 @@ import functools
 import itertools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,8 @@ from lm.objectives import build_objective
 from lm.objectives.base import Term
 from lm.objectives.clm import CausalLMObjective
 from lm.parallel.mapping import Mapped, Program, build_mapping
+from lm.parallel.mesh import make_mesh
+from lm.parallel.rules import batch_sharding, parameter_shardings
 from lm.train.state import boxed_params, create_state
 from lm.train.step import evaluate_step, multi_step, train_step
 from tests.parallel.toy import ToyObjective, batches, one, update_error
@@ -311,3 +314,41 @@ def test_pmap_has_no_fsdp() -> None:
     program = Program(lambda: None, lambda: None, None, None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"parallel.fsdp=2: mapping 'data_parallel'"):
         build_mapping(ParallelConfig(mapping="data_parallel", fsdp=2), program, batch_size=4)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_every_device_computes_its_own_rows_alone(scan: bool) -> None:
+    """However the devices share the parameters: a quarter of the work for each of four."""
+    model = ModelConfig(
+        vocab_size=16,
+        num_layers=2,
+        d_model=32,
+        num_heads=2,
+        d_ff=64,
+        position=Learned(16),
+        scan_layers=scan,
+    )
+    objective = build_objective(CausalLM(), model)
+    tokens = jax.ShapeDtypeStruct((16, 16), jnp.int32)
+    weights = jax.ShapeDtypeStruct((16, 16), jnp.float32)
+    batch = {"tokens": tokens, "targets": tokens, "weights": weights}
+    boxed = jax.eval_shape(
+        lambda: objective.init(
+            jax.random.key(0), jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+        )
+    )
+
+    def work(data: int, fsdp: int) -> float:
+        mesh = make_mesh(ParallelConfig(data=data, fsdp=fsdp))
+
+        def loss(params: Any, batch: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return objective.loss(params, batch, None, train=False)["loss"].sum
+
+        places = parameter_shardings(boxed, mesh), batch_sharding(mesh)
+        step = jax.jit(jax.grad(loss), in_shardings=places, out_shardings=places[0])
+        return step.lower(nn.meta.unbox(boxed), batch).compile().cost_analysis()["flops"]
+
+    whole = work(4, 1)
+    assert work(1, 4) < 1.3 * whole
+    assert work(2, 2) < 1.3 * whole

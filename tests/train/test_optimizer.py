@@ -214,6 +214,27 @@ def test_every_optimizer_moves_every_parameter_of_the_model(
     jax.tree_util.tree_map_with_path(moved, params, after)
 
 
+def test_adafactor_factors_a_projection_as_the_matrix_that_it_is() -> None:
+    """Queries of two heads, 128 wide, of 256: as the same kernel of one axis for all heads."""
+    rng = np.random.default_rng(0)
+    kernel, gradient = rng.normal(size=(2, 256, 2, 128)).astype(np.float32)
+
+    def tree(x: np.ndarray) -> Any:
+        return {"layer_0": {"attention": {"query": {"kernel": x}}}}
+
+    config = Adafactor(0.1)
+    after, state = train(config, tree(kernel), [tree(gradient)] * 2)
+    flat = {"layer_0": {"mlp": {"up": {"kernel": kernel.reshape(256, 256)}}}}
+    step = {"layer_0": {"mlp": {"up": {"kernel": gradient.reshape(256, 256)}}}}
+    expected, _ = train(config, flat, [step] * 2)
+    np.testing.assert_array_equal(
+        np.reshape(after["layer_0"]["attention"]["query"]["kernel"], (256, 256)),
+        expected["layer_0"]["mlp"]["up"]["kernel"],
+    )
+    # A mean for every row and one for every column, and no square of every number.
+    assert sum(x.size for x in jax.tree.leaves(state)) < 3 * 256
+
+
 def test_muon_orthogonalises_layer_matrices_over_the_right_axes(decoder_params: Any) -> None:
     """An update is a near-orthogonal matrix from inputs to outputs; five Newton-Schulz steps leave
     singular values between about 0.7 and 1.2. Everything else moves as by AdamW."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from lm.bench.harness import Unavailable
 from lm.bench.ours.loop import device_memory
 from lm.model.attention import Context, attend
+from lm.model.fused_attention import attend_fused, lacking
 from lm.model.masks import Mask
 from lm.model.stack import query_block
 
@@ -22,8 +23,8 @@ Kind = Literal["blockwise", "plain", "jax", "cudnn"]
 class Attention:
     """Causal attention of [B, T, N, H] to itself, and the gradient to queries, keys and values.
 
-    "blockwise" is what a model uses: blocks of queries that skip the keys after them. "plain" has
-    one block; "jax" and "cudnn" are `jax.nn.dot_product_attention`'s.
+    "cudnn" is what a model uses where it can, "blockwise" what it uses elsewhere: blocks of queries
+    that skip the keys after them. "plain" has one block; "jax" is `jax.nn.dot_product_attention`.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class Attention:
         self._shape, self._dtype = (batch, length, heads, width), jnp.dtype(dtype)
 
     def prepare(self) -> dict[str, Any]:
-        if self._kind == "cudnn" and jax.default_backend() != "gpu":
-            raise Unavailable("cuDNN's attention needs an NVIDIA GPU")
+        missing = lacking() if self._kind == "cudnn" else None
+        if missing is not None:
+            raise Unavailable(f"cuDNN's attention: {missing}")
         keys = jax.random.split(jax.random.key(0), 4)
         *self._inputs, weights = (jax.random.normal(key, self._shape, self._dtype) for key in keys)
         function = _function(self._kind, self._shape[1], self._shape[3])
@@ -63,12 +65,12 @@ class Attention:
 
 
 def _function(kind: Kind, length: int, width: int) -> Callable[..., jax.Array]:
+    mask, scale = Mask(causal=True), 1 / math.sqrt(width)
     if kind in ("jax", "cudnn"):
         implementation: Any = "xla" if kind == "jax" else "cudnn"
-        return lambda query, key, value: jax.nn.dot_product_attention(
-            query, key, value, is_causal=True, implementation=implementation
+        return lambda query, key, value: attend_fused(
+            query, key, value, mask, scale=scale, implementation=implementation
         )
-    mask = Mask(causal=True)
     block = length if kind == "plain" else query_block(length)
     context = Context(mask, spans=mask.spans(length, length, block))
-    return lambda query, key, value: attend(query, key, value, context, scale=1 / math.sqrt(width))
+    return lambda query, key, value: attend(query, key, value, context, scale=scale)

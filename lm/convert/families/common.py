@@ -27,7 +27,7 @@ READ_ACTIVATION: dict[str, Activation] = {
 WRITE_ACTIVATION = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 
 # What a reference need not have: it says how to train or how to compute, not what.
-TRAINING_ONLY = ("dropout", "init", "compute_dtype", "remat", "scan_layers")
+TRAINING_ONLY = ("dropout", "init", "compute_dtype", "remat", "scan_layers", "attention_kernel")
 
 
 @dataclass(frozen=True)
