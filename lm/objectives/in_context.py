@@ -27,15 +27,19 @@ class Regressor(nn.Module):
         self, x: Float[Array, "B P dims"], y: Float[Array, "B P"], *, train: bool = False
     ) -> Float[Array, "B P"]:
         c = self.config
-        dtype, stddev = jnp.dtype(c.compute_dtype), c.init.stddev
+        dtype = jnp.dtype(c.compute_dtype)
         batch, points, dims = x.shape
         values = jnp.zeros_like(x).at[..., 0].set(y)
         # [B, P, 2, dims] to [B, 2 P, dims]: in turn.
         numbers = jnp.stack([x, values], axis=2).reshape(batch, 2 * points, dims)
+        # Both of the size that theirs have: as small as embeddings begin, what is read would for
+        # long be less than its position (20,000 steps of 5 coordinates end at 0.6, not 0.1).
+        stddev = (3 * dims) ** -0.5
         read = Linear((dims,), (c.d_model,), (None, "embed"), True, stddev, dtype, name="read_in")
         hidden = Stack(c, c.num_layers, causal=True, name="stack")(
             read(numbers), train=train
         ).hidden
+        stddev = (3 * c.d_model) ** -0.5
         write = Linear(
             (c.d_model,), (1,), ("embed", None), True, stddev, dtype, jnp.float32, name="read_out"
         )
