@@ -25,7 +25,7 @@ PAPER: dict[str, Any] = {
         name: {
             "config": f"experiments/layer_norm/warmup.py:{name}",
             "seeds": SEEDS,
-            "cost": "1 min a seed on 2 CPU cores",
+            "cost": "90 s a seed on one CPU core",
         }
         for name in ("post", "post-warmup", "pre", "pre-warmup")
     },
