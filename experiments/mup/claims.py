@@ -33,12 +33,14 @@ PAPER: dict[str, Any] = {
     "title": "muP: the coordinate check, and learning rates that transfer",
     "reference": "G. Yang et al. 2022, Tensor Programs V: Tuning Large Neural Networks via "
     "Zero-Shot Hyperparameter Transfer; the released code's coordinate check",
-    "summary": "After ten steps at one learning rate, the logits of standard networks are the "
-    "larger the wider they are; under muP they are of one size, and so the best learning rate of a "
-    "narrow network is that of a wide one.",
+    "summary": "After ten steps at one learning rate, the logits of standard networks grow with "
+    "their width; under muP they are of one size, and so the best learning rate of a narrow "
+    "network is that of a wide one.",
     "deviations": (
         "Small Transformers on bytes of documentation; theirs are on WikiText-2.",
-        "The best learning rate is one of a grid of octaves.",
+        "The best learning rate is one of a grid of octaves, of one seed.",
+        "Judged is where the best rate lies, not how good it is: at these widths the best losses "
+        "under muP are above those of the standard parametrisation.",
     ),
     "runs": {
         **{

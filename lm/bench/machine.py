@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lm
-from lm.bench.workload import cores
+from lm.host import cores
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers")
 _VARIABLES = (

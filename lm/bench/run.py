@@ -23,8 +23,9 @@ from lm.bench.harness import Comparison, Facts, Unavailable, compare
 from lm.bench.process import one_device
 from lm.bench.shapes import named
 from lm.bench.suite import PEERS, Finding, Settings, Suite
-from lm.bench.workload import Place, cores, place
+from lm.bench.workload import Place, place
 from lm.errors import ConfigError, UserError, did_you_mean
+from lm.host import cores
 
 _MODULES = (train, decode, data, checkpoint, startup, attention)
 _PEERS = "the peers"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import shutil
 import signal
@@ -123,10 +122,3 @@ def _write_text(folder: Path) -> None:
     alphabet = {character for character, _ in Counter(text).most_common(CHARACTERS)}
     kept = "".join(character for character in text if character in alphabet)
     (folder / TEXT).write_text(kept, encoding="utf-8")
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

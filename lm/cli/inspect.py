@@ -26,8 +26,9 @@ def define(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues, rest: list[str]) -> int:
     no_positional(rest)
+    from lm.reproduce.cell import config_digest
     from lm.train.checkpoint import Checkpoints
-    from lm.train.digest import DIGESTED, state_digests
+    from lm.train.digest import DIGESTED, json_digest, state_digests
     from lm.train.early_stopping import chosen_step
     from lm.train.restoring import named_shapes
     from lm.train.workdir import CHECKPOINTS, CONVERTED, read_config, read_json
@@ -39,6 +40,7 @@ def run(values: flags.FlagValues, rest: list[str]) -> int:
     )
     step = chosen_step(checkpoints, config, values.step)
     restored = checkpoints.restore_parts(DIGESTED, step)
+    digests = state_digests(restored.state, restored.data)
     params = restored.state["params"]
     shapes = named_shapes(params)
     table = [{"name": n, "shape": list(s), "size": math.prod(s)} for n, s in shapes.items()]
@@ -47,7 +49,10 @@ def run(values: flags.FlagValues, rest: list[str]) -> int:
         "step": restored.step,
         "checkpoints": checkpoints.steps(),
         "parameters": sum(map(math.prod, shapes.values())),
-        "digests": state_digests(restored.state, restored.data),
+        # As reports have them: of the config, and of all digests together.
+        "config_digest": config_digest(config),
+        "state_digest": json_digest(digests),
+        "digests": digests,
         "data": restored.data,
         "evaluation": restored.meta["evaluation"],
         "table": table,

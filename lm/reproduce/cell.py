@@ -55,7 +55,7 @@ class Cell:
     @cached_property
     def digest(self) -> str:
         """16 hex digits of the SHA-256 of the resolved config, without what changes no result."""
-        return configs.fingerprint(_decisive(self.resolve()))
+        return config_digest(self.resolve())
 
     @property
     def label(self) -> str:
@@ -104,6 +104,11 @@ class CellResult:
 def same_run(one: Config, other: Config) -> bool:
     """Whether two configs come to the same run, bit for bit."""
     return _decisive(one) == _decisive(other)
+
+
+def config_digest(config: Config) -> str:
+    """What `Cell.digest` says, of any config."""
+    return configs.fingerprint(_decisive(config))
 
 
 def _decisive(config: Config) -> dict[str, Any]:

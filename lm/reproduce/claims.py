@@ -110,7 +110,7 @@ class Ordered:
         return self.margin, math.inf
 
     def words(self) -> str:
-        return self.direction + (f" by ≥ {self.margin:.3g}" if self.margin else "")
+        return f"{self.direction}: each step ≥ {self.margin:.3g}"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lm.config import differences
+from lm.config import Config, differences, from_dict
+from lm.errors import ConfigError
 from lm.evaluate import html
 from lm.evaluate.html import Html, element
+from lm.reproduce.cell import config_digest
 from lm.reproduce.claims import Paper
 from lm.reproduce.figures import draw
 from lm.reproduce.record import cells_of, command, commands, short_commit
@@ -166,9 +168,14 @@ def _deviations(paper: Paper) -> Html:
 def _reruns(folder: Path, paper: Paper, record: Mapping[str, Any]) -> Html:
     """The commands and configs behind every number."""
     parts = [
-        element("p", "All of it, from the root of the source; what is recorded is not run again, "
-                     "so remove report.json first. Data is read below --data_root, else $LM_DATA."),
+        element("p", "All of it, from the root of the source. What is recorded is not run again: "
+                     "for a second record beside this one add --output=NEW --workdir=NEW. Data is "
+                     "read below --data_root, else $LM_DATA."),
         html.code("\n".join(commands(paper, folder))),
+        element("p", "A run alone is a command below; lm inspect --workdir=W prints its config "
+                     "digest and that of its trained state. With the same versions, on as many "
+                     "cores and devices, the state is the same bit for bit; on others it is the "
+                     "same to rounding."),
     ]  # fmt: skip
     shown: set[str] = set()
     for measure, measured in record["measures"].items():
@@ -177,12 +184,13 @@ def _reruns(folder: Path, paper: Paper, record: Mapping[str, Any]) -> Html:
         if not cells:
             continue
         parts.append(element("h3", f"Runs of {measure}"))
-        head = ["run", "config digest", "trained state (SHA-256)", "data", "commit"]
-        shown_as = ("config_digest", "state_digest", "data")
+        head = ["run", "config digest", "trained state (SHA-256)", "data", "cores", "commit"]
         rows = [
             [
                 cell["name"],
-                *(element("code", (cell[key] or "–")[:16]) for key in shown_as),
+                element("code", _config_digest(cell)),
+                *(element("code", (cell[key] or "–")[:16]) for key in ("state_digest", "data")),
+                str(cell.get("cores") or "–"),
                 element("code", short_commit(cell["commit"])),
             ]
             for cell in cells
@@ -208,6 +216,14 @@ def _reruns(folder: Path, paper: Paper, record: Mapping[str, Any]) -> Html:
         ]
         parts.append(html.table(["run", "command", "cost"], rows))
     return Html(element("h2", "Run it yourself") + "".join(parts))
+
+
+def _config_digest(cell: Mapping[str, Any]) -> str:
+    """Of the recorded config as it is read now: a field that is new since then has its default."""
+    try:
+        return config_digest(from_dict(Config, cell["config"]))
+    except ConfigError:
+        return f"{cell['config_digest']} (then)"
 
 
 def _costs(record: Mapping[str, Any]) -> Html:

@@ -49,9 +49,11 @@ def draw_panels(axes: Any, figure: Panels, record: Mapping[str, Any]) -> None:
             drawn = [(places[n], sum(v) / len(v)) for n, v in known.items() if v and None not in v]
             if not drawn:
                 continue
-            line(part, place, [x for x, _ in drawn], [y for _, y in drawn], label, width=1.6)
+            xs, ys = zip(*drawn)
+            x, y = min(drawn, key=lambda point: point[1])
+            name = f"{label}: {y:.4g}" if figure.lowest else label
+            line(part, place, xs, ys, name, width=1.6, last=not figure.lowest)
             if figure.lowest:
-                x, y = min(drawn, key=lambda point: point[1])
                 part.plot(x, y, marker="*", markersize=13, color=COLORS[place % len(COLORS)])
         part.set_title(title, fontsize=10)
         y_label = figure.y_label if number == 0 else ""

@@ -177,10 +177,11 @@ def entry(
 ) -> Record:
     """What the record keeps of a measure. A number that is none, or too large, is no number."""
     from lm.bench.machine import processor
-    from lm.bench.workload import cores
+    from lm.host import cores
     from lm.train.workdir import git_commit
 
     devices = sorted({device for cell in cells for device in cell.get("devices", ())})
+    count = cores()
     accelerators = [name for name in devices if not name.startswith("cpu")]
     versions = {"lm": lm.__version__, "python": platform.python_version()}
     return {
@@ -193,7 +194,7 @@ def entry(
         "cells": list(cells),
         "date": datetime.now(UTC).date().isoformat(),
         "commit": git_commit(),
-        "hardware": ", ".join(accelerators) or f"{cores()} cores, {processor()}",
+        "hardware": ", ".join(accelerators) or f"{count} core{'s' * (count > 1)}, {processor()}",
         "versions": versions | {name: metadata.version(name) for name in _PACKAGES},
         "seconds": round(seconds, 1),
     }

@@ -30,6 +30,7 @@ def recorded_run(result: CellResult) -> Record:
         "metrics": {k: v for k, v in result.metrics.items() if math.isfinite(v)},
         "seconds": round(result.seconds, 1),
         "devices": last.get("devices", []),
+        "cores": last.get("cores"),
         "commit": last.get("git_commit"),
         "data": prints.training,
         "validation_data": prints.validation,

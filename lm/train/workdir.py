@@ -26,6 +26,7 @@ from lm.config import Config
 from lm.data.roots import data_root
 from lm.data.tokenizer import Tokenizer, load_tokenizer
 from lm.errors import ConfigError, UserError
+from lm.host import cores
 from lm.model import build_model
 from lm.model.lora import merged
 from lm.objectives import build_objective
@@ -209,6 +210,8 @@ def write_manifest(
         "git_commit": git_commit(),
         "data": dict(data),
         "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
+        # XLA splits sums among them: on as many, the same run is the same bit for bit.
+        "cores": cores(),
         "processes": jax.process_count(),
         "flags": {k: v for k, v in sorted(os.environ.items()) if k.startswith(FLAGS)},
     }

@@ -60,7 +60,7 @@ def test_how_far_the_best_rates_are_apart(tmp_path: Path) -> None:
         measure="m", title="T", panels=panels, lowest=True, x_label="x", y_label="y", log_x=True
     )
     drawn = draw(figure, {"quantities": found.quantities})
-    assert drawn is not None and "width 32: 0.95" in drawn
+    assert drawn is not None and "width 32: 0.6" in drawn
 
 
 def test_what_cannot_be_meant() -> None:

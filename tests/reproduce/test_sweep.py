@@ -381,6 +381,11 @@ def test_a_sweep_from_start_to_end_and_again(
     assert cells[0]["metrics"]["step"] == 4 and "embedded/loss" in cells[0]["metrics"]
     assert digests[0][:12] in shown.out
 
+    # By these the run is known to `lm inspect` too.
+    assert main(["inspect", f"--workdir={workdir / 'lr0.001'}"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["config_digest"], said["state_digest"]) == (cells[0]["digest"], digests[0])
+
     # The same again: what is finished stays as it is, what failed is tried again.
     before = {path: path.stat().st_mtime_ns for path in workdir.glob("lr*/metrics.jsonl")}
     assert main([*command, "--config.data.train=None"]) == 2
