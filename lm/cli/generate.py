@@ -239,6 +239,7 @@ def run_with(
         draft=draft,
         both_ways=reads_both_ways(run.config),
         sources=sources,
+        logprobs=False,
     )
     elapsed = time.perf_counter() - started
     if streaming:

@@ -207,7 +207,7 @@ class Answers:
             self._run.model, self._params, self._run.tokenizer, prompts,
             sampling=SamplingConfig(**sampling), max_new_tokens=count,
             stop=[text for text in until if text], seed=self._seed, data=self._run.config.data,
-            both_ways=self._both_ways,
+            both_ways=self._both_ways, logprobs=False,
         )  # fmt: skip
         return [completions[0].text for completions in done]
 

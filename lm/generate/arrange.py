@@ -11,19 +11,24 @@ import flax.linen as nn
 import jax
 
 from lm.config import ModelConfig
+from lm.generate.screen import SCREEN, screen_of
 from lm.types import Params
 
 # The layer with a kernel of several input axes: attention's output projection, [N, H, D].
 _JOINS_HEADS = "output"
 
 
-def arrange(model: nn.Module, params: Params, rows: int | None = None) -> Params:
+def arrange(
+    model: nn.Module, params: Params, rows: int | None = None, *, greedy: bool = False
+) -> Params:
     """`params` for decoding on a CPU; elsewhere as they are.
 
     With a copy of a tied output embedding that has a vector a column: a product of few rows with
     the table itself takes 1.2 to 1.6 times as long. And for a single one of `rows`, with kernels
     [outputs, inputs] in place of theirs, which such a product reads 1.2 to 1.4 times as fast, and
-    one of several rows more slowly.
+    one of several rows more slowly. `greedy` says that the likeliest token is taken each time and
+    no log-probabilities are asked for: a single row then reads a quarter of the bytes of a large
+    output embedding (`lm.generate.screen`).
 
     The result is for `generate` and whatever else applies the model, and not to be trained or
     saved. Who generates often does this once; `generate` makes the copy of the embedding itself,
@@ -34,6 +39,8 @@ def arrange(model: nn.Module, params: Params, rows: int | None = None) -> Params
     if rows == 1:
         params = _walk(params, "")
     config: ModelConfig = model.config
+    if rows == 1 and greedy and SCREEN not in params:
+        params = {**params, **screen_of(config, params)}
     embedding = params.get("token_embedding", {})
     tied = config.tie_embeddings and config.lm_head != "none"
     if not tied or "embedding" not in embedding or "columns" in embedding:

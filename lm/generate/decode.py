@@ -47,7 +47,8 @@ class Completion:
     """What followed one prompt.
 
     tokens: ids, with the end-of-sequence token that finished it, if one did.
-    logprobs: natural log-probability of each under the model itself (temperature 1, no filters).
+    logprobs: natural log-probability of each under the model itself (temperature 1, no filters);
+      empty if they were not asked for.
     finish_reason: "eos"; "stop", a stop string; or "length", max_new_tokens were made.
     """
 
@@ -57,7 +58,8 @@ class Completion:
 
 
 class Chunk(NamedTuple):
-    """The tokens of a few steps, [rows, steps]; `valid` is False where a row had already ended."""
+    """The tokens of a few steps, [rows, steps]; `valid` is False where a row had already ended, and
+    log-probabilities are 0 where nobody asked for them."""
 
     tokens: np.ndarray
     logprobs: np.ndarray
@@ -85,6 +87,7 @@ class Decoding:
         start: Sequence[int] | None = None,
         chunk: int | None = None,
         both_ways: bool = False,
+        logprobs: bool = True,
     ) -> None:
         """See `generate`. `chunk` is the number of steps between looks of the host; None is all.
         `both_ways`: see `lm.generate.beam.beam_search`."""
@@ -112,7 +115,7 @@ class Decoding:
         read = self._source["source"].shape[1] if self._source else 0
         check_memory(config, self.rows, self._shape()[1], read)
         self.ended = np.zeros(self.rows, bool)
-        self._settings = Settings(model, sampling, eos_id, vocab_size)
+        self._settings = Settings(model, sampling, eos_id, vocab_size, logprobs)
         self._params = arrange(model, params)
         self._sequences = num_return_sequences
         self._keys = row_keys(seed, len(prompts), num_return_sequences)
@@ -170,7 +173,8 @@ class Decoding:
             for row in range(self.rows):
                 valid = chunk.valid[row]
                 tokens[row] += chunk.tokens[row][valid].tolist()
-                logprobs[row] += chunk.logprobs[row][valid].tolist()
+                if self._settings.logprobs:
+                    logprobs[row] += chunk.logprobs[row][valid].tolist()
         eos_id = self._settings.eos_id
         rows = [
             Completion(t, p, "eos" if t[-1] == eos_id else "length")
@@ -192,6 +196,7 @@ def generate(
     num_return_sequences: int = 1,
     vocab_size: int | None = None,
     start: Sequence[int] | None = None,
+    logprobs: bool = True,
 ) -> list[list[Completion]]:
     """Continues token prompts, all in one batch; `lm.generate.text` does the same for text. An
     encoder-decoder reads them and writes a target.
@@ -208,6 +213,7 @@ def generate(
       vocab_size: only ids below it are chosen, for models padded beyond the tokenizer's vocabulary.
       start: the tokens an encoder-decoder's target begins with, which are not in the result; None
         is the config's decoder_start_id. (M2M-100: that, and the target language's token.)
+      logprobs: give the tokens' log-probabilities, for which all logits are needed at every token.
 
     Returns:
       One list of `num_return_sequences` completions a prompt.
@@ -220,4 +226,5 @@ def generate(
     return Decoding(
         model, params, prompts, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id,
         seed=seed, num_return_sequences=num_return_sequences, vocab_size=vocab_size, start=start,
+        logprobs=logprobs,
     ).completions()  # fmt: skip

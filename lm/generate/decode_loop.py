@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lm.generate.sampling import SamplingConfig, sample
+from lm.generate.screen import SCREEN, likeliest_of_few
 from lm.model.cache import empty_slots
 from lm.types import Key, Params
 
@@ -33,16 +34,33 @@ class Settings(NamedTuple):
     sampling: SamplingConfig
     eos_id: int | None
     vocab_size: int
+    logprobs: bool = True
 
 
 def _choose(
     settings: Settings, logits: Float[Array, "B V"], keys: Key, seen: Array | None, step: Array
 ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
-    """The next token of each row and its log-probability under the model."""
+    """The next token of each row and its log-probability under the model (0, if not asked for)."""
     step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
     token = sample(step_keys, logits[:, : settings.vocab_size], settings.sampling, seen)
+    if not settings.logprobs:
+        return token, jnp.zeros(token.shape, jnp.float32)
     chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
     return token, chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _following(
+    settings: Settings, params: Params, hidden: Float[Array, "B D"], keys: Key, state: State
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    """As `_choose`, from the last layer's output; without all logits where that will do."""
+    sampling = settings.sampling
+    alone = len(hidden) == 1 and sampling.greedy and sampling.repetition_penalty == 1.0
+    if SCREEN in params and alone and not settings.logprobs:
+        x: Any = settings.model.apply({"params": params}, hidden, method="readout")
+        token = likeliest_of_few(params, x, settings.vocab_size)
+        return token, jnp.zeros(token.shape, jnp.float32)
+    logits: Any = settings.model.apply({"params": params}, hidden, method="logits")
+    return _choose(settings, logits, keys, state.seen, state.step)
 
 
 def _after(settings: Settings, state: State, token: Array) -> State:
@@ -119,13 +137,15 @@ def decode(
     def step(carry: Any) -> Any:
         made, state, outputs = carry
         state = _unpacked(state)
-        logits, cache = settings.model.apply(
+        read: Any = settings.model.apply(
             {"params": params},
             state.token[:, None],
             positions=state.position[:, None],
             cache=state.cache,
+            method="hidden",
         )
-        token, logprob = _choose(settings, logits[:, 0], keys, state.seen, state.step)
+        hidden, cache = read
+        token, logprob = _following(settings, params, hidden[:, 0], keys, state)
         outputs = tuple(
             jax.lax.dynamic_update_index_in_dim(array, column, made, axis=1)
             for array, column in zip(outputs, (token, logprob, state.active))

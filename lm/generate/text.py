@@ -37,7 +37,7 @@ class TextCompletion:
 
     text: without the stop string that ended it, and without special tokens.
     tokens, logprobs: every token made, the one that completed a stop string and the end-of-sequence
-      token included; log-probabilities are natural, under the model itself.
+      token included; log-probabilities are natural, under the model itself (none if not asked for).
     finish_reason: "eos", "stop" (a stop string) or "length" (max_new_tokens were made).
     score: of beam search, which sorts by it (`lm.generate.beam.Hypothesis`); None of samples.
     """
@@ -101,9 +101,10 @@ class _Row:
         self.logprobs: list[float] = []
         self.reason: FinishReason | None = None
 
-    def push(self, token: int, logprob: float) -> None:
+    def push(self, token: int, logprob: float | None) -> None:
         self.tokens.append(token)
-        self.logprobs.append(logprob)
+        if logprob is not None:
+            self.logprobs.append(logprob)
         if token == self._eos_id:
             self._end("eos")
         else:
@@ -203,6 +204,7 @@ def generate_text(
     draft: Draft | None = None,
     both_ways: bool = False,
     sources: bool = False,
+    logprobs: bool = True,
 ) -> list[list[TextCompletion]]:
     """Continues text prompts; rows end at the tokenizer's eos or a stop string. An encoder-decoder
     reads them and writes new texts. Samples are all made in one batch; a search sorts prompts by
@@ -226,6 +228,7 @@ def generate_text(
       draft: of sampling, who proposes tokens (`lm.generate.speculative`).
       both_ways, sources: of a decoder: its prompts see themselves both ways, and are texts of their
         own (see `reads_both_ways` and `reads_sources` in `lm.generate.prompts`).
+      logprobs: of samples, give log-probabilities, see `lm.generate.decode.generate`.
 
     Returns:
       One list of `num_return_sequences` completions a prompt.
@@ -268,7 +271,7 @@ def generate_text(
     decoding: Decoding = begin(
         model, params, encoded, sampling=sampling, max_new_tokens=max_new_tokens, eos_id=eos_id,
         seed=seed, num_return_sequences=n, vocab_size=tokenizer.vocab_size, start=start,
-        chunk=chunk,
+        chunk=chunk, logprobs=logprobs,
     )  # fmt: skip
 
     def show(row: int) -> Callable[[str], None]:
@@ -277,11 +280,11 @@ def generate_text(
         return lambda text: on_text(row // n, row % n, text)
 
     rows = [_Row(tokenizer, read[i // n], stop, eos_id, show(i)) for i in range(decoding.rows)]
-    for tokens, logprobs, valid in decoding.chunks():
+    for tokens, likelihoods, valid in decoding.chunks():
         for index, row in enumerate(rows):
-            for token, logprob, made in zip(tokens[index], logprobs[index], valid[index]):
+            for token, logprob, made in zip(tokens[index], likelihoods[index], valid[index]):
                 if made and row.reason is None:
-                    row.push(int(token), float(logprob))
+                    row.push(int(token), float(logprob) if logprobs else None)
             if row.reason is not None:
                 decoding.end(index)
     completions = [row.completion() for row in rows]

@@ -94,11 +94,7 @@ class WithHeads(nn.Module):
           ValueError: the config has no language-model head.
         """
         c = self.config
-        if c.lm_head == "none":
-            raise ValueError('this model has no language-model head: model.lm_head is "none"')
-        if c.lm_head == "transform":
-            hidden = self.lm_norm(ACTIVATIONS[c.activation][0](self.lm_transform(hidden)))
-        tied = c.tie_embeddings
+        hidden, tied = self.readout(hidden), c.tie_embeddings
         logits = self.token_embedding.attend(hidden) if tied else self.lm_head(hidden)
         if c.logit_scale is not None:
             # Of the float32 products: in bfloat16 the number itself would be rounded.
@@ -106,6 +102,15 @@ class WithHeads(nn.Module):
         if c.lm_head_bias and tied:
             logits = self.lm_head(logits)
         return softcap(logits, c.logit_softcap)
+
+    def readout(self, hidden: Float[Array, "*shape D"]) -> Float[Array, "*shape E"]:
+        """What the output embeddings are multiplied with; raises as `logits`."""
+        c = self.config
+        if c.lm_head == "none":
+            raise ValueError('this model has no language-model head: model.lm_head is "none"')
+        if c.lm_head == "transform":
+            return self.lm_norm(ACTIVATIONS[c.activation][0](self.lm_transform(hidden)))
+        return hidden
 
     def pooled(
         self,

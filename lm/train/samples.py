@@ -89,6 +89,7 @@ class Sampler:
             data=config.data,
             both_ways=reads_both_ways(config),
             sources=reads_sources(config),
+            logprobs=False,
         )
         return [
             {"prompt": prompt, "text": one.text, "finish_reason": one.finish_reason}

@@ -16,7 +16,7 @@ from lm.bench.ours.export import read_parameters
 from lm.bench.ours.loop import device_memory
 from lm.config import ModelConfig, from_dict
 from lm.generate.arrange import arrange
-from lm.generate.decode import generate
+from lm.generate.decode import Completion, generate
 from lm.generate.sampling import SamplingConfig
 from lm.model import build_model
 from lm.types import Params
@@ -34,26 +34,34 @@ class Decode:
     def prepare(self) -> dict[str, Any]:
         self._model = build_model(self._config)
         params = jax.tree.map(jnp.asarray, read_parameters(self._folder))
-        self._params = arrange(self._model, params, rows=len(self._prompts))
+        self._params = arrange(self._model, params, rows=len(self._prompts), greedy=True)
         for _ in range(2):
             self.round()
         return {"units": self._new_tokens, "tokens_per_unit": len(self._prompts)}
 
     def round(self) -> float:
         began = time.perf_counter()
-        completions = generate(
-            self._model, self._params, self._prompts,
-            sampling=SamplingConfig(temperature=0.0), max_new_tokens=self._new_tokens,
-        )  # fmt: skip
+        completions = self._generate(logprobs=False)
         seconds = time.perf_counter() - began
         self._tokens = [first.tokens for (first,) in completions]
-        self._logprobs = [first.logprobs for (first,) in completions]
         return seconds
+
+    def _generate(self, logprobs: bool) -> list[list[Completion]]:
+        # transformers.generate gives no log-probabilities either.
+        return generate(
+            self._model, self._params, self._prompts, sampling=SamplingConfig(temperature=0.0),
+            max_new_tokens=self._new_tokens, logprobs=logprobs,
+        )  # fmt: skip
 
     def finish(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"tokens": self._tokens, **device_memory()}
+        again = [first for (first,) in self._generate(logprobs=True)]
+        facts["as_with_logprobs"] = [one.tokens for one in again] == self._tokens
         # A row at a time: its logits alone are tens of megabytes.
-        rows = [self._look_again(*row) for row in zip(self._prompts, self._tokens, self._logprobs)]
+        rows = [
+            self._look_again(prompt, one.tokens, one.logprobs)
+            for prompt, one in zip(self._prompts, again)
+        ]
         facts["runners_up"], facts["margins"] = ([row[i] for row in rows] for i in (0, 1))
         return {**facts, "rounding": max(row[2] for row in rows)}
 
