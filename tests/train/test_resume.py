@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 from lm.cli.configs import load_config
+from lm.cli.main import main
 from lm.data.roots import cache_root, data_root
 from lm.data.tokenizer import load_tokenizer
 from lm.objectives import build_objective
@@ -35,13 +38,17 @@ OVERRIDES = [
 ]
 
 
-def command(workdir: Path) -> list[str]:
+def arguments(workdir: Path) -> list[str]:
     return [
-        *(sys.executable, "-m", "lm.cli.main", "train"),
+        "train",
         "--config=experiments/quickstart.py:smoke",
         f"--workdir={workdir}",
         *(f"--config.{key}={value}" for key, value in OVERRIDES),
     ]
+
+
+def command(workdir: Path) -> list[str]:
+    return [sys.executable, "-m", "lm.cli.main", *arguments(workdir)]
 
 
 def finish(workdir: Path) -> None:
@@ -50,14 +57,11 @@ def finish(workdir: Path) -> None:
 
 
 def inspect(workdir: Path) -> dict:
-    done = subprocess.run(
-        [sys.executable, "-m", "lm.cli.main", "inspect", f"--workdir={workdir}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    """What `lm inspect` prints, in this process: starting another takes longer than the reading."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["inspect", f"--workdir={workdir}"]) == 0
+    return json.loads(printed.getvalue())
 
 
 def writing_a_checkpoint(workdir: Path) -> bool:
@@ -100,7 +104,8 @@ def kill_when(workdir: Path, moment: Callable[[Path], bool], delay: float) -> bo
 def kill_and_compare(tmp_path: Path, kills: int) -> None:
     chance = random.Random(int(os.environ.get("LM_TEST_SEED", "7")))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(whole)
+    # In this process, where JAX is imported; what is killed and goes on has ones of its own.
+    assert main(arguments(whole)) == 0
     in_a_write = 0
     for number in range(kills):
         if number % 2:
