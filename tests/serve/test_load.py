@@ -27,6 +27,15 @@ PROMPT = "abc defgh ij.\n" * 2
 CROWD = 200
 
 
+def threads_at_most(count: int) -> bool:
+    """Whether no more are left once those that are ending have ended."""
+    for _ in range(200):
+        if threading.active_count() <= count:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_two_hundred_clients_at_once(capsys):
     threads = threading.active_count()
     with serving(max_batch=8) as running:
@@ -64,10 +73,10 @@ def test_two_hundred_clients_at_once(capsys):
         running.idle()
         gc.collect()
         # The encoder's one thread may have begun meanwhile.
-        assert threading.active_count() <= inside + 1
+        assert threads_at_most(inside + 1)
         assert len(jax.live_arrays()) <= arrays
     assert running.status == 0
-    assert threading.active_count() == threads
+    assert threads_at_most(threads)
 
 
 def test_the_command_says_how_it_went(capsys):
