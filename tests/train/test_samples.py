@@ -70,6 +70,35 @@ def test_a_resumed_run_has_the_samples_of_one_that_was_not_killed(
     assert run_digest(run) == digest
 
 
+def test_divided_parameters_say_what_whole_ones_do(tmp_path: Path) -> None:
+    found = []
+    for fsdp in (1, 2):
+        run = tmp_path / str(fsdp)
+        divided = f"--config.parallel={{'data': -1, 'fsdp': {fsdp}}}"
+        assert main(["train", SMOKE, f"--workdir={run}", ASKED, divided]) == 0
+        found.append(lines(run))
+    assert found[0] == found[1]
+
+
+def test_adapters_are_heard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # As `lm generate` hears them: merged with the model below, which alone says something else.
+    base, run = tmp_path / "base", tmp_path / "run"
+    assert main(["train", SMOKE, f"--workdir={base}", "--config.evaluation={}"]) == 0
+    asked = "{'prompts': ['The '], 'max_new_tokens': 8, 'temperature': 0.0}"
+    adapted = ["train", "--config=experiments/continue.py:smoke", f"--workdir={run}",
+               f"--config.train.warm_start={base}", "--config.train.lora.rank=2",
+               "--config.optimizer.learning_rate=0.1"]  # fmt: skip
+    assert main([*adapted, f"--config.evaluation.samples={asked}"]) == 0
+    said = {}
+    for workdir in (base, run):
+        capsys.readouterr()
+        command = ["generate", f"--workdir={workdir}", "--prompt=The ", "--temperature=0", "--json"]
+        assert main([*command, "--max_new_tokens=8"]) == 0
+        [completion] = json.loads(capsys.readouterr().out)["completions"]
+        said[workdir] = completion["text"]
+    assert lines(run)[-1]["text"] == said[run] != said[base]
+
+
 BASE: dict[str, Any] = dict(vocab_size=259, num_layers=1, d_model=16, num_heads=2, d_ff=32)
 DECODER = ModelConfig(**BASE, position=Rotary())
 SHORT = ModelConfig(**BASE, position=Learned(32))
