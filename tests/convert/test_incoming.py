@@ -335,10 +335,12 @@ def from_dict_model() -> dict[str, Any]:
 def peak_memory(folder: Path, workdir: Path) -> int:
     """Bytes at the most of a whole `lm convert`, JAX and Python included."""
     program = (
-        "import resource, sys\n"
+        "import sys\n"
+        "from lm.bench.worker import peak_memory\n"
         "from lm.cli.main import main\n"
         "status = main(sys.argv[1:])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)\n"
+        # Not getrusage's: where that is Linux's, it counts this process, which the other comes of.
+        "print(peak_memory(), file=sys.stderr)\n"
         "sys.exit(status)"
     )
     done = subprocess.run(
