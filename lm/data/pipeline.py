@@ -260,20 +260,31 @@ class Dataset:
         return stack([self._rows[step * batch_size + row] for row in range(begin, end)])
 
     def train_batches(
-        self, start_step: int, batch_size: int, process_index: int = 0, process_count: int = 1
+        self,
+        start_step: int,
+        batch_size: int,
+        process_index: int = 0,
+        process_count: int = 1,
+        *,
+        at_once: int = 0,
     ) -> Iterator[Features]:
-        """Batches of `start_step`, `start_step + 1` ... without end, read ahead by threads.
+        """Batches of `start_step`, `start_step + 1` ... without end, read ahead by threads, but for
+        the first `at_once`: these are read here when they are asked for, and do not wait for what
+        reads ahead to be imported (half a second).
 
         Nothing has to be saved to go on: a start at any step costs the same.
         """
-        share(batch_size, process_index, process_count)
-        return self._read(start_step, batch_size, process_index, process_count)
+        place = (batch_size, process_index, process_count)
+        share(*place)
+        return self._read(start_step, at_once, *place)
 
-    def _read(self, start_step: int, *place: int) -> Iterator[Features]:
-        # Here, so that evaluation and scoring need not wait for grain's imports.
+    def _read(self, start_step: int, at_once: int, *place: int) -> Iterator[Features]:
+        for step in range(start_step, start_step + at_once):
+            yield self.batch(step, *place)
+        # Here, so that evaluation and scoring need not wait for grain's imports either.
         import grain
 
-        batches = grain.MapDataset.range(start_step, _FOREVER).map(
+        batches = grain.MapDataset.range(start_step + at_once, _FOREVER).map(
             lambda step: self.batch(int(step), *place)
         )
         options = grain.ReadOptions(

@@ -168,6 +168,8 @@ class _Loop:
             self.session.config.train.batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            # What reads ahead starts while the devices are at the first dispatch.
+            at_once=plan.dispatch(step) if step < plan.total_steps else 0,
         )
         while step < plan.total_steps:
             group = [next(rows) for _ in range(plan.dispatch(step))]

@@ -232,6 +232,14 @@ def test_threads_read_ahead_and_end_with_the_iterator(root: Path) -> None:
     assert digest(first) == digest(second)
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_the_first_batches_are_the_same_whoever_reads_them(root: Path, at_once: int) -> None:
+    data = dataset(root)
+    batches = data.train_batches(2, 4, at_once=at_once)
+    found = [next(batches) for _ in range(6)]
+    assert digest(found) == digest(take(data, 6, 2))
+
+
 def test_the_fingerprint_follows_data_and_tokenizer(root: Path) -> None:
     first = dataset(root).fingerprint
     assert dataset(root, sequence_length=8, seed=4).fingerprint == first
