@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from lm.errors import ConfigError
 from lm.host import enough_threads
+
+if TYPE_CHECKING:
+    from lm.config import Config
+    from lm.parallel.kept import Kept
 
 
 def define_data_root(values: flags.FlagValues) -> None:
@@ -65,3 +70,31 @@ def use_compilation_cache() -> None:
     # Small programs too: by default what compiles within a second is compiled every time.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     enough_threads()
+
+
+_alone = False
+
+
+def alone() -> None:
+    """Says that this process runs one command line and nothing else: no caller, such as a test,
+    can have put other code in the place of what is on disk."""
+    global _alone
+    _alone = True
+
+
+def kept_programs(config: Config, workdir: Path) -> Kept | None:
+    """The compiled programs that earlier starts of this run have kept, which are read from now on,
+    while the rest is imported; None where there are none to be had."""
+    if not _alone:
+        return None
+    from lm.config import to_dict
+    from lm.parallel.kept import Kept, folder_of_compiled
+
+    folder = folder_of_compiled()
+    if folder is None:
+        return None
+    from lm.train.workdir import CHECKPOINTS
+
+    # A run that goes on reads its state from a checkpoint.
+    begun = (workdir / CHECKPOINTS).is_dir()
+    return Kept(folder, to_dict(config), ("train",) if begun else ("init", "train"))

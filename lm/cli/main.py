@@ -21,6 +21,7 @@ from types import ModuleType
 
 from absl import flags
 
+from lm.cli.common import alone
 from lm.cli.configs import extract_overrides
 from lm.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, UserError, did_you_mean
 from lm.host import restart_with_malloc
@@ -143,6 +144,7 @@ def entry() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")
+    alone()
     status = main()
     if status == EXIT_FAILED:
         # Writers that failed (a full disk) may still be calling back from threads of their own,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from lm.cli.common import define_data_root, no_positional, use_compilation_cache
+from lm.cli.common import define_data_root, kept_programs, no_positional, use_compilation_cache
 
 SUMMARY = "train a model from a config; the same command resumes it"
 EXAMPLES = """
@@ -56,6 +56,7 @@ def run(values: flags.FlagValues, rest: list[str], overrides: list[tuple[str, st
 
     # Imports make many objects and no garbage.
     gc.disable()
+    programs = kept_programs(config, workdir)
     from lm.train.profile import Profile
     from lm.train.setup import train
     from lm.train.workdir import run_data_root
@@ -70,6 +71,7 @@ def run(values: flags.FlagValues, rest: list[str], overrides: list[tuple[str, st
             data_root=run_data_root(workdir, values.data_root),
             cache_dir=cache_root(),
             command=sys.argv,
+            programs=programs,
             **around,
         )
     finally:

@@ -57,6 +57,9 @@ class DataParallel:
     def train(self, state: State, batches: Batch) -> tuple[State, Metrics]:
         return self._train(state, self.put(batches) if on_host(batches) else batches)
 
+    def settle(self) -> None:
+        """Nothing is run that has not been traced."""
+
     def compiled_text(self, state: State, batches: Batch) -> str:
         batches = self.put(batches) if on_host(batches) else batches
         return self._train.lower(state, batches).compile().as_text() or ""

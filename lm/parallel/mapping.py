@@ -9,6 +9,7 @@ import jax
 from lm.config import ParallelConfig
 from lm.errors import ConfigError
 from lm.parallel.data_parallel import DataParallel
+from lm.parallel.kept import Kept
 from lm.parallel.mesh import make_mesh
 from lm.parallel.program import Mapped, Program
 from lm.parallel.sharded import Sharded
@@ -21,8 +22,10 @@ def build_mapping(
     batch_size: int,
     microbatches: int = 1,
     devices: Sequence[jax.Device] | None = None,
+    kept: Kept | None = None,
 ) -> Mapped:
-    """The mapping that a config asks for, over all devices or the ones given.
+    """The mapping that a config asks for, over all devices or the ones given. Mapping 'sharded'
+    looks for its compiled programs among the `kept`, and leaves them there.
 
     Raises:
       ConfigError: the mesh does not fit the devices, or the batch does not divide by them.
@@ -34,7 +37,9 @@ def build_mapping(
         )
     mesh = make_mesh(config, devices)
     _check_rows(batch_size, microbatches, mesh.size)
-    return (Sharded if config.mapping == "sharded" else DataParallel)(program, mesh)
+    if config.mapping == "sharded":
+        return Sharded(program, mesh, kept)
+    return DataParallel(program, mesh)
 
 
 def _check_rows(rows: int, microbatches: int, devices: int) -> None:

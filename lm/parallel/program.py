@@ -73,6 +73,15 @@ class Mapped(Protocol):
         it must not be used again."""
         ...
 
+    def settle(self) -> None:
+        """Returns when it is certain that the steps were this program's: to be called before what
+        they computed is saved.
+
+        Raises:
+          UserError: they were not (see `lm.parallel.kept`).
+        """
+        ...
+
     def compiled_text(self, state: State, batches: Batch) -> str:
         """The compiled program that `train` runs on these, as text (XLA's HLO). Compiles it where
         that has not been done, for `train` too; runs and donates nothing."""

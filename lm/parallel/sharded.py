@@ -3,14 +3,17 @@ arguments. Gives what a single device gives, to rounding, dropout included."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from lm.errors import UserError
 from lm.host import give_back_memory
+from lm.parallel.kept import Flat, Kept
 from lm.parallel.program import (
     Evaluation,
     Program,
@@ -23,14 +26,36 @@ from lm.parallel.program import (
 from lm.parallel.rules import batch_sharding, replicated, state_shardings
 from lm.types import Batch, Metrics, Params
 
+# The dispatch after which kept programs are proven. The loop is one ahead: the first one, for which
+# the user waits, is done by then.
+_PROVE_AT = 3
+
+
+class _Step(NamedTuple):
+    """The kept step, what its arguments look like, and the structure of its results."""
+
+    program: Flat
+    described: Any
+    results: Any
+
 
 class Sharded:
-    """`jax.jit` over a mesh with explicit shardings in and out."""
+    """`jax.jit` over a mesh with explicit shardings in and out.
 
-    def __init__(self, program: Program, mesh: Mesh) -> None:
+    With programs that an earlier start has `kept` nothing is lowered before the first step.
+    """
+
+    def __init__(self, program: Program, mesh: Mesh, kept: Kept | None = None) -> None:
         self.devices = mesh.size
         self._mesh = mesh
         self._compiling: Future[Any] | None = None
+        # They come back on all devices, in their order.
+        whole = tuple(mesh.devices.flat) == tuple(jax.devices())
+        self._kept = kept if whole else None
+        self._step: _Step | None = None
+        self._unproven: list[tuple[str, Callable[[], jax.stages.Lowered]]] = []
+        self._proof: Future[None] | None = None
+        self._dispatches = 0
         shapes = jax.eval_shape(program.init)
         self._shardings = state_shardings(jax.eval_shape(program.boxed_params), shapes, mesh)
         self._abstract = jax.tree.map(
@@ -38,6 +63,11 @@ class Sharded:
             shapes,
             self._shardings,
         )
+        # Sorted names and values of what a state's leaves are, and how the devices are arranged.
+        self._state_described = [
+            [jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype), str(leaf.sharding)]
+            for path, leaf in jax.tree_util.tree_leaves_with_path(self._abstract)
+        ]
         self._rows = batch_sharding(mesh)
         self._stacked_rows = batch_sharding(mesh, stacked=True)
         self._init = jax.jit(program.init, out_shardings=self._shardings)
@@ -67,27 +97,95 @@ class Sharded:
         return self._abstract
 
     def init(self) -> State:
-        return self._init()
+        if self._kept is None:
+            return self._init()
+        described = self._described({})
+        found = self._kept.find("init", described)
+        program = None if found is None else found.program.result()
+        if program is None:
+            return self._kept.compile("init", described, self._init.lower())()
+        self._unproven.append(("init", self._init.lower))
+        return jax.tree.unflatten(jax.tree.structure(self._abstract), program())
 
     def prepare(self, batches: Batch) -> None:
         shapes = {
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._stacked_rows)
             for name, x in batches.items()
         }
-        # The call finds what has been lowered and compiled here.
         pool = ThreadPoolExecutor(1, "compile")
-        self._compiling = pool.submit(lambda: self._train.lower(self._abstract, shapes).compile())
+        self._compiling = pool.submit(self._get_ready, shapes)
         pool.shutdown(wait=False)
+
+    def _get_ready(self, shapes: Batch) -> None:
+        """Reads the step for such batches, or lowers and compiles it."""
+
+        def lower() -> jax.stages.Lowered:
+            return self._train.lower(self._abstract, shapes)
+
+        if self._kept is None:
+            # The call finds what has been lowered and compiled here.
+            lower().compile()
+            return
+        described = self._described(shapes)
+        found = self._kept.find("train", described)
+        program = None if found is None else found.program.result()
+        if found is None or program is None:
+            lowered = lower()
+            _, metrics = lowered.out_info
+            self._kept.compile("train", described, lowered, note=sorted(metrics))
+            return
+        results = jax.tree.structure((self._abstract, dict.fromkeys(found.note, 0)))
+        self._step = _Step(program, described, results)
+        self._unproven.append(("train", lower))
 
     def train(self, state: State, batches: Batch) -> tuple[State, Metrics]:
         first, self._compiling = self._compiling, None
         if first is not None:
             first.result()
-        result = self._train(state, self.put(batches) if on_host(batches) else batches)
+        if self._proof is not None and self._proof.done():
+            self._proof.result()
+        result = self._run(state, self.put(batches) if on_host(batches) else batches)
         if first is not None:
             # While the devices work: before it, they would wait.
             give_back_memory()
+        self._dispatches += 1
+        if self._dispatches == _PROVE_AT:
+            self._begin_proof()
         return result
+
+    def settle(self) -> None:
+        self._begin_proof()
+        if self._proof is not None:
+            self._proof.result()
+
+    def _run(self, state: State, batches: Batch) -> tuple[State, Metrics]:
+        step = self._step
+        if step is None or step.described != self._described(batches):
+            return self._train(state, batches)
+        return jax.tree.unflatten(step.results, step.program(*jax.tree.leaves((state, batches))))
+
+    def _begin_proof(self) -> None:
+        if self._unproven and self._proof is None:
+            pool = ThreadPoolExecutor(1, "prove")
+            self._proof = pool.submit(self._prove)
+            pool.shutdown(wait=False)
+
+    def _prove(self) -> None:
+        """Lowers what has been run without it, and compares."""
+        assert self._kept is not None
+        # Before anything is made of it: every wrong one is to be forgotten.
+        proven = [self._kept.proves(name, lower()) for name, lower in self._unproven]
+        if not all(proven):
+            raise UserError(
+                "the compiled program that an earlier start of this run kept is not what this code "
+                "makes of this config; it has been removed, and nothing it computed was saved: "
+                "start the same command again"
+            )
+
+    def _described(self, batches: Batch) -> Any:
+        """What the programs' arguments and results look like, for batches like these: JSON."""
+        shapes = {name: [list(x.shape), str(x.dtype)] for name, x in batches.items()}
+        return [self._state_described, shapes]
 
     def compiled_text(self, state: State, batches: Batch) -> str:
         batches = self.put(batches) if on_host(batches) else batches

@@ -301,8 +301,9 @@ def save_checkpoint(
     when `first` is done.
 
     Raises:
-      UserError: as `Checkpoints.save`.
+      UserError: as `Checkpoints.save`, and `Mapped.settle`.
     """
+    session.mapped.settle()
     session.checkpoints.save(
         step,
         snapshot,

@@ -24,6 +24,7 @@ from lm.objectives import build_objective
 from lm.objectives.adapted import Adapted
 from lm.objectives.base import ExampleObjective, Objective, TextObjective
 from lm.objectives.in_context import InContextRegressionObjective
+from lm.parallel.kept import Kept
 from lm.parallel.mapping import Program, build_mapping
 from lm.train import loop
 from lm.train.checkpoint import Checkpoints
@@ -100,9 +101,11 @@ def train(
     cache_dir: Path,
     command: list[str],
     around: Callable[[loop.Session], loop.Session] = lambda session: session,
+    programs: Kept | None = None,
 ) -> int:
     """Trains, or goes on training, the run in `workdir`; returns the exit status. `around` puts
-    something around what the loop works with: a benchmark its clock.
+    something around what the loop works with: a benchmark its clock. `programs` are the compiled
+    ones of earlier starts, to be given by a process that runs nothing but the code on disk.
 
     Raises:
       UserError: bad data, a damaged workdir, a full disk, a loss that is not finite.
@@ -123,7 +126,7 @@ def train(
         # loop turns this on again after its first step.
         gc.disable()
         at_the_end.callback(gc.enable)
-        session = around(_session(config, workdir, objective, dataset))
+        session = around(_session(config, workdir, objective, dataset, programs))
         # Everything that can be wrong with the config or the data has been by now.
         write_config(workdir, config)
         if tokenizer is None:
@@ -163,16 +166,25 @@ def _draw(workdir: Path) -> None:
             note(f"loss curve: {picture}")
 
 
-def _session(config: Config, workdir: Path, objective: Objective, dataset: Dataset) -> loop.Session:
+def _session(
+    config: Config,
+    workdir: Path,
+    objective: Objective,
+    dataset: Dataset,
+    programs: Kept | None = None,
+) -> loop.Session:
     in_steps = durations(config, dataset.rows_per_epoch)
     plan = make_plan(config, in_steps)
     batch = dataset.batch(0, config.train.batch_size)
     program = build_program(config, objective, batch, in_steps, plan.total_steps)
+    if programs is not None:
+        programs.details = [dataset.fingerprint, dataset.rows_per_epoch, plan.total_steps]
     mapped = build_mapping(
         config.parallel,
         program,
         batch_size=config.train.batch_size,
         microbatches=config.train.microbatches,
+        kept=programs,
     )
     sampler = None
     if config.evaluation.samples is not None:
