@@ -22,7 +22,6 @@ from types import ModuleType
 from absl import flags
 
 from lm.cli.common import alone
-from lm.cli.configs import extract_overrides
 from lm.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, UserError, did_you_mean
 from lm.host import restart_with_malloc
 
@@ -95,6 +94,9 @@ def _dispatch(argv: Sequence[str]) -> int:
         return 0
     extra: tuple[list[tuple[str, str]], ...] = ()
     if "config" in values:
+        # Here: all of configs, which a process that begins again would import twice.
+        from lm.cli.configs import extract_overrides
+
         arguments, overrides = extract_overrides(arguments)
         extra = (overrides,)
     try:

@@ -48,6 +48,17 @@ def test_the_first_step_waits_for_no_import_that_it_does_not_need(workdir: Path)
     assert done.stdout.split() == []
 
 
+def test_a_process_that_begins_again_has_imported_little_before() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, lm.cli.main; print(*sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not {"lm.config", "lm.train", "numpy", "jax", "ml_collections"} & {*done.stdout.split()}
+
+
 # Runs the command line as its own process does, and says in which order the programs were lowered
 # and the steps dispatched.
 _ORDER = """
