@@ -30,7 +30,7 @@ from lm.train.plan import Plan
 from lm.train.preemption import StopRequest
 from lm.train.progress import Progress
 from lm.train.snapshot import Snapshot
-from lm.train.throughput import FlopsPerToken
+from lm.train.throughput import FlopsPerToken, peak_flops
 from lm.train.trace import DATA
 from lm.types import PyTree
 
@@ -49,7 +49,6 @@ class Session:
     mapped: Any
     checkpoints: Checkpoints
     flops: FlopsPerToken
-    peak_flops: float
     stopper: Stopper
     sampler: Sampler | None = None
 
@@ -111,6 +110,7 @@ class _Loop:
         # so that compilation does not count.
         self._clock: float | None = None
         self._timed_steps = 0
+        self._peak_flops = float("nan")
 
     def run(self, state: PyTree, start: int, stop: StopRequest) -> int:
         plan, mapped = self.session.plan, self.session.mapped
@@ -122,7 +122,7 @@ class _Loop:
             return step
         upcoming = mapped.put(next(batches)) if step < plan.total_steps else None
         while step < plan.total_steps:
-            count = plan.dispatch(step)
+            first, count = step == start, plan.dispatch(step)
             state, metrics = mapped.train(state, upcoming)
             if step + count < plan.total_steps:
                 # Named in profiles: the device waits for nothing else here.
@@ -130,9 +130,6 @@ class _Loop:
                     upcoming = mapped.put(next(batches))
             if pending is not None:
                 self._finish(pending)
-                if pending.first == start:
-                    gc.enable()
-                    checkpoints.prepare(mapped.to_save(state), mapped.params(state))
             pending = _Pending(step, count, metrics)
             step = pending.last
             if plan.evaluates(step) or stop.requested or self._saves_at_rest(step):
@@ -142,6 +139,16 @@ class _Loop:
                     break
             elif plan.saves(step):
                 pending = pending._replace(snapshot=take_snapshot(self.session, state))
+            if first and step < plan.total_steps:
+                # At once, and not when the next one has been dispatched: whoever has started the
+                # run waits for its first line.
+                if pending is not None:
+                    self._finish(pending)
+                    pending = None
+                gc.enable()
+                self._measure()
+                if not plan.saves(step):
+                    checkpoints.prepare(mapped.to_save(state), mapped.params(state))
             checkpoints.check()
         return step
 
@@ -193,7 +200,7 @@ class _Loop:
                 self.writer.write(step, "train", _tidy(line))
         if self.writer is not None and rate is not None and self._logs(pending.last):
             flops = self.session.flops
-            share = rate / self.session.peak_flops
+            share = rate / self._peak_flops
             self.writer.write_timing(
                 pending.last,
                 {
@@ -204,6 +211,11 @@ class _Loop:
             )
         loss = float(np.mean(values.get("loss", values["total_loss"])))
         self.progress.update(pending.steps, loss, rate)
+
+    def _measure(self) -> None:
+        """What the machine can do at most, while it does nothing else; then the clock begins."""
+        self._peak_flops = peak_flops()
+        self._clock, self._timed_steps = time.perf_counter(), 0
 
     def _logs(self, step: int) -> bool:
         every = self.session.config.train.log_every

@@ -37,7 +37,7 @@ from lm.train.preemption import StopRequest
 from lm.train.restoring import Restored
 from lm.train.state import TrainState, boxed_params, create_state
 from lm.train.step import evaluate_step, multi_step, train_step
-from lm.train.throughput import flops_per_token, peak_flops
+from lm.train.throughput import flops_per_token
 from lm.train.warm_start import warm_started
 from lm.train.workdir import (
     CHECKPOINTS,
@@ -208,7 +208,6 @@ def _session(
             config.data.sequence_length,
             frozen(config.optimizer, params, config.train.lora),
         ),
-        peak_flops=peak_flops(),
         stopper=Stopper(config),
         sampler=sampler,
     )

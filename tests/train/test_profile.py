@@ -29,9 +29,7 @@ def around(steps: str, *, total: int = 60, group: int = 1, saved: tuple[int, ...
     plan = Plan(total, group, evaluate_every=None, checkpoint_every=20)
     nothing: Any = None
     mapped = SimpleNamespace()
-    session = Session(
-        Path("run"), nothing, plan, nothing, mapped, checkpoints, nothing, 1.0, nothing
-    )
+    session = Session(Path("run"), nothing, plan, nothing, mapped, checkpoints, nothing, nothing)
     Profile(steps).around(session)
 
 

@@ -9,12 +9,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lm.cli import common
 from lm.cli.configs import load_config
 from lm.cli.main import main
+from lm.parallel.sharded import Sharded
+from lm.train import loop
+from lm.train.metrics import read_jsonl
+from lm.train.workdir import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = "--config=experiments/quickstart.py:smoke"
@@ -57,6 +62,41 @@ def test_a_process_that_begins_again_has_imported_little_before() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert not {"lm.config", "lm.train", "numpy", "jax", "ml_collections"} & {*done.stdout.split()}
+
+
+@pytest.mark.parametrize(("every", "evaluates"), [(1, True), (1, False), (4, False)])
+def test_the_first_line_is_there_before_another_step_is_dispatched(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, every: int, evaluates: bool
+) -> None:
+    lines, rates = [], []
+    train, measure = Sharded.train, loop.peak_flops
+
+    def step(mapped: Any, *arguments: Any) -> Any:
+        lines.append(
+            [row["step"] for row in read_jsonl(workdir / METRICS) if row["split"] == "train"]
+        )
+        return train(mapped, *arguments)
+
+    def measured() -> float:
+        rates.append((len(lines), measure()))
+        return rates[-1][1]
+
+    monkeypatch.setattr(Sharded, "train", step)
+    monkeypatch.setattr(loop, "peak_flops", measured)
+    settings = [
+        f"--config.checkpoint.every.steps={every}",
+        f"--config.evaluation.every.steps={every if evaluates else 4}",
+        "--config.train.log_every=1",
+        "--config.train.steps_per_dispatch=1",
+    ]
+    assert main(["train", SMOKE, f"--workdir={workdir}", *settings]) == 0
+    assert lines[:2] == [[], [1]]
+    # Once, between the first dispatch and the second, when nothing else runs.
+    assert [dispatches for dispatches, _ in rates] == [1]
+    timed = read_jsonl(workdir / "timing.jsonl")
+    # A clock that has just been set, by an evaluation at every step, has no rate to tell.
+    assert timed or evaluates
+    assert all(row["mfu_palm"] > 0 for row in timed)
 
 
 # Runs the command line as its own process does, and says in which order the programs were lowered
