@@ -3,7 +3,7 @@ arguments. Gives what a single device gives, to rounding, dropout included."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -31,12 +31,17 @@ from lm.types import Batch, Metrics, Params
 _PROVE_AT = 3
 
 
+Lower = Callable[[], jax.stages.Lowered]
+
+
 class _Step(NamedTuple):
-    """The kept step, what its arguments look like, and the structure of its results."""
+    """The kept step, what its arguments look like, the structure of its results, and how to make
+    anew what it was compiled from."""
 
     program: Flat
     described: Any
     results: Any
+    lower: Lower
 
 
 class Sharded:
@@ -48,13 +53,14 @@ class Sharded:
     def __init__(self, program: Program, mesh: Mesh, kept: Kept | None = None) -> None:
         self.devices = mesh.size
         self._mesh = mesh
-        self._compiling: Future[Any] | None = None
+        self._compiling: Future[_Step | None] | None = None
         # They come back on all devices, in their order.
         whole = tuple(mesh.devices.flat) == tuple(jax.devices())
         self._kept = kept if whole else None
         self._step: _Step | None = None
-        self._unproven: list[tuple[str, Callable[[], jax.stages.Lowered]]] = []
-        self._proof: Future[None] | None = None
+        # Kept programs that have been run, and what is being done to prove them.
+        self._unproven: list[tuple[str, Lower]] = []
+        self._proofs: list[Future[None]] = []
         self._dispatches = 0
         shapes = jax.eval_shape(program.init)
         self._shardings = state_shardings(jax.eval_shape(program.boxed_params), shapes, mesh)
@@ -116,16 +122,15 @@ class Sharded:
         self._compiling = pool.submit(self._get_ready, shapes)
         pool.shutdown(wait=False)
 
-    def _get_ready(self, shapes: Batch) -> None:
-        """Reads the step for such batches, or lowers and compiles it."""
+    def _get_ready(self, shapes: Batch) -> _Step | None:
+        """The kept step for such batches; or lowers and compiles it, for the call to find."""
 
         def lower() -> jax.stages.Lowered:
             return self._train.lower(self._abstract, shapes)
 
         if self._kept is None:
-            # The call finds what has been lowered and compiled here.
             lower().compile()
-            return
+            return None
         described = self._described(shapes)
         found = self._kept.find("train", described)
         program = None if found is None else found.program.result()
@@ -133,17 +138,19 @@ class Sharded:
             lowered = lower()
             _, metrics = lowered.out_info
             self._kept.compile("train", described, lowered, note=sorted(metrics))
-            return
+            return None
         results = jax.tree.structure((self._abstract, dict.fromkeys(found.note, 0)))
-        self._step = _Step(program, described, results)
-        self._unproven.append(("train", lower))
+        return _Step(program, described, results, lower)
 
     def train(self, state: State, batches: Batch) -> tuple[State, Metrics]:
         first, self._compiling = self._compiling, None
         if first is not None:
-            first.result()
-        if self._proof is not None and self._proof.done():
-            self._proof.result()
+            self._step = first.result()
+            if self._step is not None:
+                self._unproven.append(("train", self._step.lower))
+        for proof in self._proofs:
+            if proof.done():
+                proof.result()
         result = self._run(state, self.put(batches) if on_host(batches) else batches)
         if first is not None:
             # While the devices work: before it, they would wait.
@@ -155,8 +162,8 @@ class Sharded:
 
     def settle(self) -> None:
         self._begin_proof()
-        if self._proof is not None:
-            self._proof.result()
+        for proof in self._proofs:
+            proof.result()
 
     def _run(self, state: State, batches: Batch) -> tuple[State, Metrics]:
         step = self._step
@@ -165,16 +172,17 @@ class Sharded:
         return jax.tree.unflatten(step.results, step.program(*jax.tree.leaves((state, batches))))
 
     def _begin_proof(self) -> None:
-        if self._unproven and self._proof is None:
+        unproven, self._unproven = self._unproven, []
+        if unproven:
             pool = ThreadPoolExecutor(1, "prove")
-            self._proof = pool.submit(self._prove)
+            self._proofs.append(pool.submit(self._prove, unproven))
             pool.shutdown(wait=False)
 
-    def _prove(self) -> None:
+    def _prove(self, unproven: Sequence[tuple[str, Lower]]) -> None:
         """Lowers what has been run without it, and compares."""
         assert self._kept is not None
         # Before anything is made of it: every wrong one is to be forgotten.
-        proven = [self._kept.proves(name, lower()) for name, lower in self._unproven]
+        proven = [self._kept.proves(name, lower()) for name, lower in unproven]
         if not all(proven):
             raise UserError(
                 "the compiled program that an earlier start of this run kept is not what this code "

@@ -142,6 +142,18 @@ def test_another_program_under_the_same_key_is_found_out(folder: Path) -> None:
     assert len(list(folder.rglob("*.json"))) == 2
 
 
+def test_what_is_run_after_a_proof_is_proven_too(folder: Path) -> None:
+    """A warm start saves its state, and so asks, before its first step."""
+    left_by_a_start(folder)
+    mapped, _ = begin(folder, Counted(2.0))
+    mapped.prepare(BATCHES)
+    state = mapped.init()
+    mapped.settle()
+    mapped.train(state, BATCHES)
+    with pytest.raises(UserError, match="not what this code makes"):
+        mapped.settle()
+
+
 @pytest.mark.parametrize("cut", [0, 20, -1])
 def test_a_damaged_program_is_reported_and_compiled_again(
     folder: Path, cut: int, capfd: pytest.CaptureFixture[str]
