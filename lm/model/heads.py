@@ -103,6 +103,18 @@ class WithHeads(nn.Module):
             logits = self.lm_head(logits)
         return softcap(logits, c.logit_softcap)
 
+    def factors(
+        self, hidden: Float[Array, "*shape D"]
+    ) -> tuple[Float[Array, "*shape D"], Float[Array, "V D"]] | None:
+        """x and a table, in the dtype of the computation, of which the logits are the products
+        x @ table.T, in float32; None where they are something else. Raises as `logits`."""
+        c, tokens = self.config, self.token_embedding
+        more = c.logit_scale is not None or c.lm_head_bias or c.logit_softcap is not None
+        # Without "embedding" it is a form for decoding.
+        if more or not c.tie_embeddings or not tokens.has_variable("params", "embedding"):
+            return None
+        return self.readout(hidden).astype(tokens.dtype), tokens.embedding.astype(tokens.dtype)
+
     def readout(self, hidden: Float[Array, "*shape D"]) -> Float[Array, "*shape E"]:
         """What the output embeddings are multiplied with; raises as `logits`."""
         c = self.config

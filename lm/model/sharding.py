@@ -26,3 +26,12 @@ def split_rows(x: Float[jax.Array, "B ..."]) -> Float[jax.Array, "B ..."]:
     if devices == 1 or x.shape[0] % devices:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+
+
+def device_count() -> int:
+    """Over how many devices the batch seen here is spread: those of the mesh that tracing is under
+    (`jax.set_mesh`), without the axes that are mapped by hand (`jax.pmap`); 1 where there is none.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = zip(mesh.axis_sizes, mesh.axis_types)
+    return math.prod(size for size, kind in sizes if kind != AxisType.Manual)

@@ -66,6 +66,14 @@ class CausalLMObjective:
         def logits_of(hidden: jax.Array) -> Any:
             return self.model.apply({"params": params}, hidden, method="logits")
 
+        def factors_of(hidden: jax.Array) -> Any:
+            return self.model.apply({"params": params}, hidden, method="factors")
+
         return self._cross_entropy.terms(
-            logits_of, hidden, batch["targets"], batch["weights"], train=train
+            logits_of,
+            hidden,
+            batch["targets"],
+            batch["weights"],
+            train=train,
+            factors_of=factors_of,
         )

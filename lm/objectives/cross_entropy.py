@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
+from lm.model.sharding import device_count
 from lm.objectives.base import Term
+from lm.objectives.products import chunks, sums_of_products
+from lm.objectives.token_values import TokenValues
+
+# x [B, T, E] and table [V, E]: the logits are x @ table.T.
+Factors = tuple[jax.Array, jax.Array]
 
 # Logits of one device, float32: above so many they are made in parts ...
 SPLIT_ABOVE = 2**26
@@ -39,6 +44,7 @@ class CrossEntropy:
         self.vocab_size = vocab_size
         self.label_smoothing, self.z_loss = label_smoothing, z_loss
         self.chunk_tokens = chunk_tokens
+        self._values = TokenValues(uniform_loss=label_smoothing > 0, z_loss=z_loss > 0)
 
     def terms(
         self,
@@ -48,6 +54,7 @@ class CrossEntropy:
         weights: Float[Array, "B T"],
         *,
         train: bool,
+        factors_of: Callable[[jax.Array], Factors | None] = lambda _: None,
     ) -> dict[str, Term]:
         """The terms that every language model has:
 
@@ -57,8 +64,10 @@ class CrossEntropy:
         z_loss          log(Z)^2 (PaLM, Chowdhery et al. 2022, section 5), where its
                         coefficient is above 0
         accuracy        metric: the target's logit is above all others; a tie is not right
+
+        `factors_of` see `sums`.
         """
-        sums = self.sums(logits_of, hidden, targets, weights)
+        sums = self.sums(logits_of, hidden, targets, weights, factors_of)
         weight = jnp.sum(weights)
         smooth = train and self.label_smoothing > 0
         terms = {"loss": Term(sums["loss"], weight, 0.0 if smooth else 1.0)}
@@ -77,43 +86,41 @@ class CrossEntropy:
         hidden: Float[Array, "B T D"],
         targets: Int[Array, "B T"],
         weights: Float[Array, "B T"],
+        factors_of: Callable[[jax.Array], Factors | None] = lambda _: None,
     ) -> dict[str, jax.Array]:
-        """Weighted sums over the batch; never all the logits at once where they are many."""
+        """Weighted sums over the batch; never all the logits at once where they are many.
+
+        Args:
+          factors_of: the two matrices whose products the logits are, where they are no more than
+            that; then a CPU needs less memory for the gradient.
+        """
 
         def part(hidden: jax.Array, targets: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:
-            values = self._token_values(logits_of(hidden), targets)
+            _, values = self._values(logits_of(hidden), targets)
             return {name: jnp.sum(value * weights) for name, value in values.items()}
 
         batch, length = targets.shape
-        size = positions_per_chunk(self.chunk_tokens, batch, length, self.vocab_size, _devices())
+        devices = device_count()
+        size = positions_per_chunk(self.chunk_tokens, batch, length, self.vocab_size, devices)
         if size >= length:
             return part(hidden, targets, weights)
-        chunks = [_chunks(x, size) for x in (hidden, targets, weights)]
+        # A table that is split over devices would be sent around for its parts; and where a product
+        # can be added to a sum in place, as on GPUs, nothing is won.
+        if devices == 1 and jax.default_backend() == "cpu":
+            factors = factors_of(hidden)
+            if factors is not None:
+                return sums_of_products(self._values, size, *factors, targets, weights)
+        inputs = [chunks(x, size) for x in (hidden, targets, weights)]
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(part, *(x[0] for x in chunks)),
+            jax.eval_shape(part, *(x[0] for x in inputs)),
         )
 
         def body(total: dict[str, jax.Array], inputs: list[jax.Array]) -> tuple[Any, None]:
             # Without the checkpoint the scan would keep every part's logits for the gradient.
             return jax.tree.map(jnp.add, total, jax.checkpoint(part)(*inputs)), None
 
-        return jax.lax.scan(body, zeros, chunks)[0]
-
-    def _token_values(
-        self, logits: Float[Array, "B T V"], targets: Int[Array, "B T"]
-    ) -> dict[str, Float[Array, "B T"]]:
-        log_z = jax.nn.logsumexp(logits, axis=-1)
-        # A masked sum, because the gradient of a gather is a scatter into a second array of logits.
-        hit = jnp.arange(logits.shape[-1]) == targets[..., None]
-        of_target = jnp.sum(jnp.where(hit, logits, 0), axis=-1)
-        right = jnp.sum(logits >= of_target[..., None], axis=-1) == 1
-        values = {"loss": log_z - of_target, "accuracy": right.astype(jnp.float32)}
-        if self.label_smoothing > 0:
-            values["uniform_loss"] = log_z - jnp.mean(logits, axis=-1)
-        if self.z_loss > 0:
-            values["z_loss"] = jnp.square(log_z)
-        return values
+        return jax.lax.scan(body, zeros, inputs)[0]
 
 
 def positions_per_chunk(
@@ -139,19 +146,3 @@ def positions_per_chunk(
         return length
     part = max(CHUNK_ELEMENTS // vocab, CHUNK_TOKENS, -(-tokens // MOST_CHUNKS))
     return min(length, -(-part * devices // batch))
-
-
-def _devices() -> int:
-    """Over how many devices the batch seen here is spread: those of the mesh that tracing is under
-    (`jax.set_mesh`), without the axes that are mapped by hand (`jax.pmap`); 1 where there is none.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    sizes = zip(mesh.axis_sizes, mesh.axis_types)
-    return math.prod(size for size, kind in sizes if kind != jax.sharding.AxisType.Manual)
-
-
-def _chunks(x: Shaped[Array, "B T ..."], size: int) -> Shaped[Array, "chunks B {size} ..."]:
-    """Consecutive positions together; the last chunk is filled up with zeros (weight 0)."""
-    missing = -x.shape[1] % size
-    x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2))
-    return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)

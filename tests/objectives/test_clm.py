@@ -101,9 +101,20 @@ def test_uniform_logits_cost_log_v() -> None:
 
 
 # 2 positions do not divide 7; 1 token is fewer than the rows.
-@pytest.mark.parametrize(("chunk_tokens", "tied"), [(4, True), (4, False), (1, True)])
-def test_loss_in_parts_is_the_whole(chunk_tokens: int, tied: bool) -> None:
-    model = ModelConfig(11, 1, 8, 2, 16, Rotary(), tie_embeddings=tied, logit_softcap=4.0)
+@pytest.mark.parametrize("chunk_tokens", [4, 1])
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"logit_softcap": 4.0},
+        {"logit_softcap": 4.0, "tie_embeddings": False},
+        {"logit_scale": 0.5},
+        {"lm_head_bias": True},
+        {},
+    ],
+    ids=str,
+)
+def test_loss_in_parts_is_the_whole(chunk_tokens: int, head: Any) -> None:
+    model = ModelConfig(11, 1, 8, 2, 16, Rotary(), **head)
     batch = batch_of()
     results = []
     for chunk in (0, chunk_tokens):
