@@ -32,6 +32,7 @@ from lm.config import (
 )
 from lm.errors import ConfigError
 from lm.model.lora import freezes
+from lm.train.factored import multiply, scale_by_factored_rms
 from lm.train.layer_decay import layer_factors
 from lm.train.matrices import is_layer_matrix, muon_dimensions, muon_factor, of_matrices
 from lm.train.paths import map_with_path, name_of
@@ -109,7 +110,9 @@ def build_optimizer(
         inner = optax.partition(groups, lambda tree: map_with_path(lambda p, _: label[p], tree))
     else:
         (inner,) = groups.values()
-    return optax.chain(_measure_and_clip(config.clip_norm, rules), inner)
+    # XLA fuses the product with what is elementwise, but Adafactor averages.
+    product = multiply if isinstance(config, Adafactor) else _multiply
+    return optax.chain(_measure_and_clip(config.clip_norm, rules, product), inner)
 
 
 def gradient_norm(opt_state: PyTree) -> jax.Array | None:
@@ -188,7 +191,9 @@ class ClipState(NamedTuple):
 
 
 def _measure_and_clip(
-    clip_norm: float | None, rules: Mapping[str, ParameterRule]
+    clip_norm: float | None,
+    rules: Mapping[str, ParameterRule],
+    multiply: Callable[[PyTree, jax.Array], PyTree],
 ) -> optax.GradientTransformation:
     """Records the global norm over the trainable gradients and scales it down to `clip_norm`."""
 
@@ -202,10 +207,14 @@ def _measure_and_clip(
         norm = optax.tree.norm([g for path, g in leaves if not rules[name_of(path)].frozen])
         if clip_norm is not None:
             scale = jnp.where(norm > clip_norm, clip_norm / norm, 1.0)
-            updates = jax.tree.map(lambda g: g * scale.astype(g.dtype), updates)
+            updates = multiply(updates, scale)
         return updates, ClipState(norm.astype(jnp.float32))
 
     return optax.GradientTransformation(init, update)
+
+
+def _multiply(updates: PyTree, factor: jax.Array) -> PyTree:
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
 
 
 def _preconditioner(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -220,7 +229,7 @@ def _preconditioner(config: OptimizerConfig) -> optax.GradientTransformation:
             return optax.trace(decay=config.momentum, nesterov=config.nesterov)
         case Adafactor():
             parts = [
-                of_matrices(optax.scale_by_factored_rms(decay_rate=config.decay_rate)),
+                of_matrices(scale_by_factored_rms(config.decay_rate)),
                 optax.clip_by_block_rms(config.clipping_threshold),
             ]
             if config.multiply_by_parameter_scale:
