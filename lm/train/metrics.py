@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -67,7 +68,8 @@ class MetricsWriter:
     @cached_property
     def _events(self) -> SummaryWriter:
         # With the first line, not before: importing it takes as long as many a step.
-        from tensorboardX import SummaryWriter
+        with _without("torch"):
+            from tensorboardX import SummaryWriter
 
         purge_step = self._start + 1 if self._start else None
         return SummaryWriter(str(self._path.parent), purge_step=purge_step)
@@ -119,6 +121,20 @@ class MetricsWriter:
         with _explained(Path(file.name)):
             file.write(json.dumps(line) + "\n")
             file.flush()
+
+
+@contextlib.contextmanager
+def _without(module: str) -> Iterator[None]:
+    """As if `module` were not installed, unless it has been imported: tensorboardX imports torch
+    where it finds it, for tensors that nobody gives it here, and keeps 150 MB."""
+    hidden = module not in sys.modules
+    if hidden:
+        sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[module]
 
 
 @contextlib.contextmanager

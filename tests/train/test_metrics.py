@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +71,20 @@ def test_timing_is_kept_apart(tmp_path: Path) -> None:
     line = json.loads((tmp_path / "timing.jsonl").read_text())
     assert line == {"step": 5, "tokens_per_second": 3.5, "mfu_palm": None}
     assert list(tmp_path.glob("events*"))
+
+
+def test_writing_does_not_import_torch(tmp_path: Path) -> None:
+    """Where it is installed tensorboardX would, and keep what takes more memory than a model."""
+    (tmp_path / "torch.py").write_text("raise RuntimeError('imported')\n")
+    program = (
+        "import sys; from pathlib import Path; from lm.train.metrics import MetricsWriter\n"
+        f"writer = MetricsWriter(Path({str(tmp_path)!r}), 0)\n"
+        "writer.write(1, 'train', {'loss': 2.0}); writer.close()\n"
+        # What is not there for a moment can still be imported afterwards.
+        "assert 'torch' not in sys.modules"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert list(tmp_path.glob("events.*"))
