@@ -104,7 +104,10 @@ class Sharded:
 
     def init(self) -> State:
         if self._kept is None:
-            return self._init()
+            state = self._init()
+            # Of a program that runs once nothing is kept.
+            self._init.clear_cache()  # type: ignore[attr-defined]
+            return state
         described = self._described({})
         found = self._kept.find("init", described)
         program = None if found is None else found.program.result()

@@ -24,6 +24,7 @@ import jax
 
 from lm.config import CheckpointConfig
 from lm.errors import UserError
+from lm.host import give_back_memory
 from lm.train.background import Background
 from lm.train.integrity import write_checksums
 from lm.train.orbax_errors import explained, quieten_orbax
@@ -182,6 +183,9 @@ class Checkpoints(Restoring):
                 metrics=dict(metrics) if metrics else None,
                 force=True,
             )
+        if not self.in_background:
+            # Else the steps that follow would have what writing took beside all that they take.
+            give_back_memory()
         if jax.process_index() == 0:
             if self.in_background:
                 self._write_checksums(step)

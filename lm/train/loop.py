@@ -22,6 +22,7 @@ from lm import config as configs
 from lm.config import Config
 from lm.data.pipeline import Dataset
 from lm.errors import EXIT_PREEMPTED, UserError
+from lm.host import give_back_memory
 from lm.train.checkpoint import Checkpoints
 from lm.train.early_stopping import Stopper, ranking
 from lm.train.evaluation import evaluate_all
@@ -146,6 +147,8 @@ class _Loop:
                     self._finish(pending)
                     pending = None
                 gc.enable()
+                # What was imported and compiled for the first line, as after the first step.
+                give_back_memory()
                 self._measure()
                 if not plan.saves(step):
                     checkpoints.prepare(mapped.to_save(state), mapped.params(state))
