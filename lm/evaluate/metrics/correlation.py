@@ -43,12 +43,15 @@ def _numbers(
 def _pearson(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
     if (x == x[0]).all() or (y == y[0]).all():
         return float("nan")
-    return float(np.clip(_direction(x) @ _direction(y), -1.0, 1.0))
+    x, y = _deviations(x), _deviations(y)
+    # Sums and no products of matrices, whose rounding is the processor's; and one root: that of a
+    # square is exact, and so is the correlation of what lies on a line with itself.
+    product = np.sum(x * y) / np.sqrt(np.sum(x * x) * np.sum(y * y))
+    return float(np.clip(product, -1.0, 1.0))
 
 
-def _direction(x: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """Deviations from the mean, of length 1; scaled first, since squares leave float's range."""
+def _deviations(x: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """From the mean, the largest of size 1; scaled before, too: squares leave float's range."""
     x = x / np.abs(x).max()
     x = x - x.mean()
-    x = x / np.abs(x).max()
-    return x / np.linalg.norm(x)
+    return x / np.abs(x).max()
