@@ -60,6 +60,9 @@ class DataParallel:
     def settle(self) -> None:
         """Nothing is run that has not been traced."""
 
+    def distrust(self) -> None:
+        """See `settle`."""
+
     def compiled_text(self, state: State, batches: Batch) -> str:
         batches = self.put(batches) if on_host(batches) else batches
         return self._train.lower(state, batches).compile().as_text() or ""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -38,6 +39,8 @@ from jax.experimental import serialize_executable
 from lm.host import cores
 
 _FOLDER = "starts"
+# Of all that is kept: what was used longest ago is removed.
+_MOST_BYTES = 2**30
 # To be raised where entries of before are to be read no more.
 _FORMAT = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_dtypes")
@@ -72,7 +75,11 @@ class Kept:
         """What else the programs are made from, which takes the data to know."""
         _listen()
         self._pool = ThreadPoolExecutor(1, "kept")
-        self._place: Future[str] = self._pool.submit(lambda: origin(self._values))
+        # Read once: a process may be moved to other cores meanwhile.
+        self._environment = self._pool.submit(environment)
+        self._place: Future[str] = self._pool.submit(
+            lambda: origin(self._values, self._environment.result())
+        )
         self._entries = {name: self._pool.submit(self._entry, name) for name in names}
         self._programs = {name: self._pool.submit(self._read, name) for name in names}
 
@@ -88,10 +95,23 @@ class Kept:
     def proves(self, name: str, lowered: jax.stages.Lowered) -> bool:
         """Whether what `find` found is this program. Else it is forgotten."""
         entry = self._entries[name].result()
-        proven = entry is not None and entry["text"] == text_digest(lowered)
+        text = text_digest(lowered, self._environment.result())
+        proven = entry is not None and entry["text"] == text
         if not proven:
-            self._forget(name)
+            self.forget(name)
         return proven
+
+    def forget(self, name: str) -> None:
+        """Removes the program `name`; says so where it cannot, for it would be used again."""
+        entry = self._entries[name].result()
+        paths = [self._pointer(name)]
+        if entry is not None:
+            paths.append(self._program(entry["text"]))
+        for path in paths:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                _note(f"{path} is not to be used again, and could not be removed: {error.strerror}")
 
     def compile(
         self, name: str, shapes: Any, lowered: jax.stages.Lowered, note: Any = None
@@ -125,6 +145,10 @@ class Kept:
         path = self._program(entry["text"])
         try:
             content = path.read_bytes()
+            with contextlib.suppress(OSError):
+                # As used now: see `_prune`.
+                os.utime(path)
+                os.utime(self._pointer(name))
             digest, payload = content[:_DIGEST], content[_DIGEST:]
             if hashlib.sha256(payload).digest() != digest:
                 raise ValueError("its checksum is another")
@@ -135,7 +159,7 @@ class Kept:
         # Whatever is wrong with it, the program can be compiled.
         except Exception as error:
             _note(f"the compiled program {path} cannot be used ({error}): it is compiled again")
-            self._forget(name)
+            self.forget(name)
             return None
 
     def _keep(
@@ -146,7 +170,7 @@ class Kept:
         compiled: jax.stages.Compiled,
         fresh: bool,
     ) -> None:
-        text = text_digest(lowered)
+        text = text_digest(lowered, self._environment.result())
         path = self._program(text)
         try:
             if not path.exists():
@@ -161,6 +185,7 @@ class Kept:
                 "results": len(jax.tree.leaves(compiled.out_info)),
             }
             _write(self._pointer(name), json.dumps(entry).encode())
+            _prune(self._folder, _MOST_BYTES)
         # The run goes on without: a full disk, a program that cannot be written.
         except Exception as error:
             _note(f"the compiled program {name!r} is not kept for the next start: {error}")
@@ -174,32 +199,37 @@ class Kept:
     def _program(self, text: str) -> Path:
         return self._folder / f"{text}.program"
 
-    def _forget(self, name: str) -> None:
-        entry = self._entries[name].result()
-        paths = [self._pointer(name)]
-        if entry is not None:
-            paths.append(self._program(entry["text"]))
-        for path in paths:
-            with contextlib.suppress(OSError):
-                path.unlink()
-
 
 def folder_of_compiled() -> Path | None:
     """JAX's folder of compiled programs; None where it keeps none, where programs are not known to
-    come back as they were (measured on CPUs alone), or a run has several processes."""
+    come back as they were (measured on CPUs alone), where JAX is asked to look into them, or a run
+    has several processes."""
     settings = jax.config.values
     folder = settings["jax_compilation_cache_dir"]
     if not folder or "://" in folder or not settings["jax_enable_compilation_cache"]:
+        return None
+    if any(settings[f"jax_{name}"] for name in ("disable_jit", "debug_nans", "debug_infs")):
+        return None
+    # An accelerator is not to be taken before the run is known to be this process's.
+    if not _on_cpu_for_certain(settings["jax_platforms"]):
         return None
     if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return None
     return Path(folder)
 
 
-def origin(values: Any) -> str:
+def _on_cpu_for_certain(platforms: str | None) -> bool:
+    if platforms:
+        return platforms == "cpu"
+    found = metadata.entry_points(group="jax_plugins")
+    return not found and importlib.util.find_spec("libtpu") is None
+
+
+def origin(values: Any, surroundings: Any = None) -> str:
     """Digest of all that decides on a run's programs and is known before its data: `values`, lm's
     sources, and `environment`."""
-    return _digest(_FORMAT, values, sources(Path(__file__).parents[1]), environment())
+    package = Path(__file__).parents[1]
+    return _digest(_FORMAT, values, sources(package), surroundings or environment())
 
 
 def sources(package: Path) -> str:
@@ -229,9 +259,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def text_digest(lowered: jax.stages.Lowered) -> str:
-    """Digest of a program's text, and of what decides on how it is compiled."""
-    return _digest(_FORMAT, lowered.as_text(), environment())
+def text_digest(lowered: jax.stages.Lowered, surroundings: Any) -> str:
+    """Digest of a program's text, and of the `environment` that decides on how it is compiled."""
+    return _digest(_FORMAT, lowered.as_text(), surroundings)
 
 
 def _processor() -> list[str]:
@@ -256,6 +286,16 @@ def _write(path: Path, content: bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _prune(folder: Path, most_bytes: int) -> None:
+    """Removes files, the one used longest ago first, until the others have no more bytes."""
+    total = 0
+    found = [(path, path.stat()) for path in folder.iterdir()]
+    for path, about in sorted(found, key=lambda one: one[1].st_mtime, reverse=True):
+        total += about.st_size
+        if total > most_bytes:
+            path.unlink(missing_ok=True)
 
 
 def _note(text: str) -> None:

@@ -82,9 +82,14 @@ class Mapped(Protocol):
         """
         ...
 
+    def distrust(self) -> None:
+        """Has later starts use no program of which that is not certain yet: to be called when
+        something has failed."""
+        ...
+
     def compiled_text(self, state: State, batches: Batch) -> str:
         """The compiled program that `train` runs on these, as text (XLA's HLO). Compiles it where
-        that has not been done, for `train` too; runs and donates nothing."""
+        that has not been done; runs and donates nothing."""
         ...
 
     def evaluate(self, params: Params, batch: Batch) -> Evaluation:

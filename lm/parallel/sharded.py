@@ -61,6 +61,7 @@ class Sharded:
         # Kept programs that have been run, and what is being done to prove them.
         self._unproven: list[tuple[str, Lower]] = []
         self._proofs: list[Future[None]] = []
+        self._used: set[str] = set()
         self._dispatches = 0
         shapes = jax.eval_shape(program.init)
         self._shardings = state_shardings(jax.eval_shape(program.boxed_params), shapes, mesh)
@@ -114,6 +115,7 @@ class Sharded:
         if program is None:
             return self._kept.compile("init", described, self._init.lower())()
         self._unproven.append(("init", self._init.lower))
+        self._used.add("init")
         return jax.tree.unflatten(jax.tree.structure(self._abstract), program())
 
     def prepare(self, batches: Batch) -> None:
@@ -151,6 +153,7 @@ class Sharded:
             self._step = first.result()
             if self._step is not None:
                 self._unproven.append(("train", self._step.lower))
+                self._used.add("train")
         for proof in self._proofs:
             if proof.done():
                 proof.result()
@@ -189,9 +192,16 @@ class Sharded:
         if not all(proven):
             raise UserError(
                 "the compiled program that an earlier start of this run kept is not what this code "
-                "makes of this config; it has been removed, and nothing it computed was saved: "
-                "start the same command again"
+                "makes of this config; it has been removed, and no checkpoint was written of what "
+                "it computed: start the same command again"
             )
+        self._used -= {name for name, _ in unproven}
+
+    def distrust(self) -> None:
+        # What fails before the proof may fail because of them.
+        for name in tuple(self._used):
+            assert self._kept is not None
+            self._kept.forget(name)
 
     def _described(self, batches: Batch) -> Any:
         """What the programs' arguments and results look like, for batches like these: JSON."""
@@ -199,6 +209,9 @@ class Sharded:
         return [self._state_described, shapes]
 
     def compiled_text(self, state: State, batches: Batch) -> str:
+        if self._compiling is not None:
+            # Of two threads that compile the same one would not know where it came from.
+            self._compiling.result()
         batches = self.put(batches) if on_host(batches) else batches
         return self._train.lower(state, batches).compile().as_text() or ""
 

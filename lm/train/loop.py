@@ -1,8 +1,8 @@
 """The training loop: dispatch step n + 1, then log step n; checkpoint; evaluate; stop well.
 
-The loop itself never waits for the device: metrics are read one dispatch late, batches are put on
-the device ahead of time, and a checkpoint is a copy on the device, written in the background once
-the metrics up to it are on disk.
+After the first dispatch the loop never waits for the device: metrics are read one dispatch late,
+batches are put on the device ahead of time, and a checkpoint is a copy on the device, written in
+the background once the metrics up to it are on disk.
 """
 
 from __future__ import annotations
@@ -121,14 +121,12 @@ class _Loop:
         step = start
         if self.session.stopper.stopped:
             return step
-        upcoming = mapped.put(next(batches)) if step < plan.total_steps else None
+        upcoming = self._next(batches) if step < plan.total_steps else None
         while step < plan.total_steps:
             first, count = step == start, plan.dispatch(step)
             state, metrics = mapped.train(state, upcoming)
-            if step + count < plan.total_steps:
-                # Named in profiles: the device waits for nothing else here.
-                with jax.profiler.TraceAnnotation(DATA):
-                    upcoming = mapped.put(next(batches))
+            if not first and step + count < plan.total_steps:
+                upcoming = self._next(batches)
             if pending is not None:
                 self._finish(pending)
             pending = _Pending(step, count, metrics)
@@ -149,11 +147,19 @@ class _Loop:
                 gc.enable()
                 # What was imported and compiled for the first line, as after the first step.
                 give_back_memory()
-                self._measure()
+                # Before threads read ahead: what it can do while it does nothing else.
+                self._peak_flops = peak_flops()
                 if not plan.saves(step):
                     checkpoints.prepare(mapped.to_save(state), mapped.params(state))
+                upcoming = self._next(batches)
+                self._clock, self._timed_steps = time.perf_counter(), 0
             checkpoints.check()
         return step
+
+    def _next(self, batches: Iterator[dict[str, np.ndarray]]) -> Any:
+        # Named in profiles: the device waits for nothing else here.
+        with jax.profiler.TraceAnnotation(DATA):
+            return self.session.mapped.put(next(batches))
 
     def _saves_at_rest(self, step: int) -> bool:
         """Whether a checkpoint is due that the next step would overwrite."""
@@ -214,11 +220,6 @@ class _Loop:
             )
         loss = float(np.mean(values.get("loss", values["total_loss"])))
         self.progress.update(pending.steps, loss, rate)
-
-    def _measure(self) -> None:
-        """What the machine can do at most, while it does nothing else; then the clock begins."""
-        self._peak_flops = peak_flops()
-        self._clock, self._timed_steps = time.perf_counter(), 0
 
     def _logs(self, step: int) -> bool:
         every = self.session.config.train.log_every

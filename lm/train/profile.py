@@ -136,8 +136,10 @@ class Profile:
     # ------------------------------------------------------------------------------- the trace
 
     def _start(self, state: PyTree, batches: Batch) -> None:
-        """Begins the trace, with nothing in flight and everything compiled."""
+        """Begins the trace, with nothing in flight and the step compiled."""
         self._program = self._mapped.compiled_text(state, batches)
+        # What else would trace programs beside the steps.
+        self._mapped.settle()
         jax.block_until_ready(state)
         options = jax.profiler.ProfileOptions()
         # Python's own calls would slow it down and drown the rest.

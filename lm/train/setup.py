@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,7 @@ def train(
         gc.disable()
         at_the_end.callback(gc.enable)
         session = around(_session(config, workdir, objective, dataset, programs))
+        at_the_end.enter_context(_suspicious(session))
         # Everything that can be wrong with the config or the data has been by now.
         write_config(workdir, config)
         if tokenizer is None:
@@ -154,6 +155,16 @@ def train(
         if jax.process_index() == 0:
             _draw(workdir)
         return status
+
+
+@contextlib.contextmanager
+def _suspicious(session: loop.Session) -> Iterator[None]:
+    """Whatever fails may be the work of a kept program that has not been proven yet."""
+    try:
+        yield
+    except Exception:
+        session.mapped.distrust()
+        raise
 
 
 def _draw(workdir: Path) -> None:

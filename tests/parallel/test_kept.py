@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,8 +16,9 @@ import pytest
 from lm.config import ParallelConfig
 from lm.errors import UserError
 from lm.parallel import kept as kept_module
-from lm.parallel.kept import Kept, origin, sources
+from lm.parallel.kept import Kept, folder_of_compiled, origin, sources
 from lm.parallel.mapping import Mapped, Program, build_mapping
+from lm.train.setup import _suspicious
 from lm.train.state import TrainState
 
 BATCHES = {"x": np.arange(8, dtype=np.float32).reshape(2, 4)}
@@ -152,6 +155,70 @@ def test_what_is_run_after_a_proof_is_proven_too(folder: Path) -> None:
     mapped.train(state, BATCHES)
     with pytest.raises(UserError, match="not what this code makes"):
         mapped.settle()
+
+
+def test_a_process_that_is_moved_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_by_a_start(folder)
+    counted = Counted()
+    mapped, _ = begin(folder, counted)
+    run(mapped)
+    monkeypatch.setattr(kept_module, "cores", lambda: 1000)
+    mapped.settle()
+    assert counted.traced["train"] == 1
+
+
+@pytest.mark.parametrize("proven", [False, True])
+def test_what_fails_before_the_proof_is_used_no_more(folder: Path, proven: bool) -> None:
+    left_by_a_start(folder)
+    mapped, _ = begin(folder, Counted())
+    run(mapped)
+    if proven:
+        mapped.settle()
+    session: Any = SimpleNamespace(mapped=mapped)
+    with pytest.raises(RuntimeError, match="not found"), _suspicious(session):
+        raise RuntimeError("Function fusion.1 not found")
+    assert len(list(folder.rglob("*.json"))) == len(list(folder.rglob("*.program"))) == 2 * proven
+
+
+def test_what_was_used_longest_ago_goes_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_module, "_MOST_BYTES", 10**5)
+    old, unfinished = folder / "starts" / "old.program", folder / "starts" / ".partial"
+    old.parent.mkdir()
+    for path in (old, unfinished):
+        path.write_bytes(bytes(10**5))
+        os.utime(path, (1, 1))
+    left_by_a_start(folder)
+    assert not old.exists() and not unfinished.exists()
+
+
+@pytest.mark.parametrize("setting", ["jax_disable_jit", "jax_debug_nans", "jax_debug_infs"])
+def test_who_looks_into_programs_traces_them(tmp_path: Path, setting: str) -> None:
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        assert folder_of_compiled() == tmp_path
+        jax.config.update(setting, True)
+        assert folder_of_compiled() is None
+    finally:
+        jax.config.update(setting, False)
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_no_accelerator_is_taken_to_look_for_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {**jax.config.values, "jax_compilation_cache_dir": str(tmp_path)}
+
+    def taken() -> str:
+        raise AssertionError("the backend was initialised")
+
+    monkeypatch.setattr(jax, "default_backend", taken)
+    for platforms in ("tpu", "cuda,cpu"):
+        settings = SimpleNamespace(values={**values, "jax_platforms": platforms})
+        monkeypatch.setattr(jax, "config", settings)
+        assert folder_of_compiled() is None
 
 
 @pytest.mark.parametrize("cut", [0, 20, -1])
