@@ -70,7 +70,7 @@ class Kept:
     """
 
     def __init__(self, folder: Path, values: Any, names: Sequence[str]) -> None:
-        self._folder, self._values = folder / _FOLDER, values
+        self._folder = folder / _FOLDER
         self.details: Any = None
         """What else the programs are made from, which takes the data to know."""
         _listen()
@@ -78,7 +78,7 @@ class Kept:
         # Read once: a process may be moved to other cores meanwhile.
         self._environment = self._pool.submit(environment)
         self._place: Future[str] = self._pool.submit(
-            lambda: origin(self._values, self._environment.result())
+            lambda: origin(values, self._environment.result())
         )
         self._entries = {name: self._pool.submit(self._entry, name) for name in names}
         self._programs = {name: self._pool.submit(self._read, name) for name in names}

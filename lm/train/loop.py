@@ -144,17 +144,22 @@ class _Loop:
                 if pending is not None:
                     self._finish(pending)
                     pending = None
-                gc.enable()
-                # What was imported and compiled for the first line, as after the first step.
-                give_back_memory()
-                # Before threads read ahead: what it can do while it does nothing else.
-                self._peak_flops = peak_flops()
-                if not plan.saves(step):
-                    checkpoints.prepare(mapped.to_save(state), mapped.params(state))
+                self._after_the_first_line(state, step)
                 upcoming = self._next(batches)
                 self._clock, self._timed_steps = time.perf_counter(), 0
             checkpoints.check()
         return step
+
+    def _after_the_first_line(self, state: PyTree, step: int) -> None:
+        """What a run needs, but nobody has to wait for; the devices stand still."""
+        mapped, checkpoints = self.session.mapped, self.session.checkpoints
+        gc.enable()
+        # What was imported and compiled for the first line, as after the first step.
+        give_back_memory()
+        # Before threads read ahead: what the machine can do while it does nothing else.
+        self._peak_flops = peak_flops()
+        if not self.session.plan.saves(step):
+            checkpoints.prepare(mapped.to_save(state), mapped.params(state))
 
     def _next(self, batches: Iterator[dict[str, np.ndarray]]) -> Any:
         # Named in profiles: the device waits for nothing else here.
@@ -184,7 +189,7 @@ class _Loop:
             self.session.config.train.batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            # What reads ahead starts while the devices are at the first dispatch.
+            # What reads ahead starts after the first line.
             at_once=plan.dispatch(step) if step < plan.total_steps else 0,
         )
         while step < plan.total_steps:
